@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Run everything that CI runs, in order, and say how long each step took.
+
+A failing step does not hide the ones behind it, unless they need what it should have built (the lab).
+Use: ``python tests/run_all.py [STEP ...]``; without a name, all steps run. ``--list`` names them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a name, its commands, and whether it needs the running lab."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    needs_lab: bool = False
+    gate: bool = False  # what follows with needs_lab is pointless when this fails
+
+
+PYTHON = str(BIN / "python")
+PYTEST = (PYTHON, "-m", "pytest")
+UNIT_PATHS = (
+    "collections/ansible_collections/gpuready/node/tests/unit",
+    "tests/policy",
+    "tests/lab",
+)
+
+STEPS = (
+    Step(
+        "lint",
+        (
+            (str(BIN / "ruff"), "check", "."),
+            (str(BIN / "ruff"), "format", "--check", "."),
+            (str(BIN / "mypy"),),
+            (str(BIN / "yamllint"), "--strict", "."),
+            (str(BIN / "ansible-lint"), "--offline"),
+        ),
+    ),
+    Step("unit", ((*PYTEST, "-q", "-m", "not lab and not gpu", *UNIT_PATHS),)),
+    Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
+    Step("e2e", ((*PYTEST, "-v", "-m", "lab", "tests/e2e"),), needs_lab=True),
+    Step(
+        "host",
+        ((*PYTEST, "-q", "tests/host", "--hosts=ansible://gpu_nodes", "--ansible-inventory=inventories/lab"),),
+        needs_lab=True,
+    ),
+    Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True),
+    Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True),
+)
+
+
+def run(step: Step, environment: dict[str, str]) -> int:
+    """Run the step's commands; all of them, so that one lint does not hide the next."""
+    worst = 0
+    for command in step.commands:
+        print(f"$ {' '.join(Path(command[0]).name if i == 0 else c for i, c in enumerate(command))}", flush=True)
+        worst = max(worst, abs(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode))
+    return worst
+
+
+def main() -> int:
+    """Run the wanted steps and print a table of what passed and how long it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="*", help="names of steps; all when none is given")
+    parser.add_argument("--list", action="store_true", help="name the steps and stop")
+    options = parser.parse_args()
+    names = [step.name for step in STEPS]
+    if options.list:
+        print("\n".join(names))
+        return 0
+    unknown = [name for name in options.steps if name not in names]
+    if unknown:
+        parser.error(f"no such step: {', '.join(unknown)}; there are {', '.join(names)}")
+    wanted = [step for step in STEPS if not options.steps or step.name in options.steps]
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+    results: list[tuple[str, str, float]] = []
+    lab_failed = False
+    for number, step in enumerate(wanted, 1):
+        if step.needs_lab and lab_failed:
+            results.append((step.name, "not run: no lab", 0.0))
+            continue
+        print(f"\n=== [{number}/{len(wanted)}] {step.name}", flush=True)
+        started = time.monotonic()
+        code = run(step, environment)
+        seconds = time.monotonic() - started
+        results.append((step.name, "ok" if code == 0 else f"FAILED ({code})", seconds))
+        print(f"=== {step.name}: {results[-1][1]} after {seconds:.0f} s", flush=True)
+        lab_failed = lab_failed or (step.gate and code != 0)
+    failed = sum(verdict != "ok" for _name, verdict, _seconds in results)
+    print(f"\n{'step':<12} {'verdict':<18} seconds")
+    for name, verdict, seconds in results:
+        print(f"{name:<12} {verdict:<18} {seconds:7.0f}")
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
