@@ -222,14 +222,14 @@ def _show(value: Any) -> str:
 # -- comparing -------------------------------------------------------------------------------------
 
 
-def _equal(left: Any, right: Any) -> bool:
+def equal(left: Any, right: Any) -> bool:
     """JSON's equality: true is not 1."""
     if isinstance(left, bool) != isinstance(right, bool):
         return False
     if isinstance(left, dict) and isinstance(right, dict):
-        return set(left) == set(right) and all(_equal(left[key], right[key]) for key in left)
+        return set(left) == set(right) and all(equal(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_equal, left, right))
+        return len(left) == len(right) and all(map(equal, left, right))
     return bool(left == right)
 
 
@@ -241,7 +241,7 @@ def same_runtime(left: Any, right: Any) -> bool:
     """
     if not isinstance(left, dict) or not isinstance(right, dict):
         return False
-    return _equal(_plain_runtime(left), _plain_runtime(right))
+    return equal(_plain_runtime(left), _plain_runtime(right))
 
 
 def _plain_runtime(entry: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def _merge_into(
         return current
     if isinstance(current, list) and isinstance(wanted, list) and _is_set_list(path):
         return _union(current, wanted, path, consent, found)
-    if _equal(current, wanted):
+    if equal(current, wanted):
         return current
     if consent:
         return copy.deepcopy(wanted)
@@ -306,7 +306,7 @@ def _union(
 ) -> list[Any]:
     merged = list(current)
     for item in wanted:
-        if any(_equal(item, other) for other in merged):
+        if any(equal(item, other) for other in merged):
             continue
         name = _name_of(path[0], item)
         rival = None if name is None else next((o for o in merged if _name_of(path[0], o) == name), None)
@@ -343,7 +343,7 @@ def conflicts(
 
 def satisfied(current: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether `current` already holds all of `wanted`."""
-    return not conflicts(current, wanted) and _equal(merge(current, wanted), current)
+    return not conflicts(current, wanted) and equal(merge(current, wanted), current)
 
 
 def unmerge(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -369,9 +369,9 @@ def _unmerge_from(current: Any, wanted: Any, path: tuple[str, ...]) -> Any:
                     current[key] = remaining
         return current if current else _MISSING
     if isinstance(current, list) and isinstance(wanted, list) and _is_set_list(path):
-        rest = [item for item in current if not any(_equal(item, other) for other in wanted)]
+        rest = [item for item in current if not any(equal(item, other) for other in wanted)]
         return rest if rest else _MISSING
-    return _MISSING if _equal(current, wanted) else current
+    return _MISSING if equal(current, wanted) else current
 
 
 def without(current: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
@@ -487,7 +487,7 @@ def _filled(value: Any) -> bool:
 def reload_suffices(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether dockerd can take the difference over while it runs (SIGHUP), without a restart."""
     for key in set(before) | set(after):
-        if _equal(before.get(key, _MISSING), after.get(key, _MISSING)):
+        if equal(before.get(key, _MISSING), after.get(key, _MISSING)):
             continue
         if key not in RELOADABLE or key not in after:
             return False
