@@ -1,0 +1,35 @@
+"""gpuready's word to unattended-upgrades: the one definition of the file that keeps it off NVIDIA's driver.
+
+`apt_upgrade_guard` writes it, `gpu_stack_info` compares with it.
+"""
+
+from __future__ import annotations
+
+from typing import List
+
+DIRECTORY = "/etc/apt/apt.conf.d"
+PATH = DIRECTORY + "/52gpuready-nvidia"
+
+# Python regular expressions that unattended-upgrades matches at the start of a package's name. They name the
+# driver, its libraries and the container toolkit; CUDA's developer tools and everything else stay patched.
+PATTERNS: List[str] = [
+    r"nvidia-(driver|dkms|kernel|headless|utils|compute-utils|firmware|fabricmanager|imex|modprobe|persistenced)(-|$)",
+    r"nvidia-(open|open-kernel|smi|legacy|tesla|alternative|settings|egl-common|vulkan-common|xconfig)(-|$)",
+    r"nvidia-(container-toolkit|container-runtime|docker2)(-|$)",
+    r"libnvidia-",
+    r"libcuda1$",
+    r"linux-(modules|objects|signatures)-nvidia-",
+    r"xserver-xorg-video-nvidia",
+    r"cuda-drivers(-|$)",
+]
+
+_HEADER = """\
+// Managed by gpuready (apt_upgrade_guard). An upgrade of the running driver's libraries cuts every
+// GPU container off until the next reboot, so NVIDIA's packages are upgraded on purpose only.
+"""
+
+
+def content() -> str:
+    """The file, exactly."""
+    lines = ['  "%s";' % pattern for pattern in PATTERNS]
+    return _HEADER + "Unattended-Upgrade::Package-Blacklist {\n" + "\n".join(lines) + "\n};\n"

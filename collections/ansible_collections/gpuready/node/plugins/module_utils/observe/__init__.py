@@ -1,0 +1,260 @@
+"""The observation of a node: contract 1 of docs/contracts.md.
+
+Slow questions start first, side by side; files are read while they run; then the answers are put together.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, Dict, List, Optional, Sequence
+
+from . import apt, cdi, disk, docker, driver, endpoints, host, nouveau, nvml, packages, pci, systemd, toolkit
+from .node import Jobs, Node
+
+SCHEMA = 1
+PERSISTENCED = "nvidia-persistenced.service"
+
+
+def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, Any]:
+    """Reads the node. Changes nothing, and never raises for what the node looks like."""
+    begun = time.monotonic()
+    jobs = Jobs(node)
+    kernel = node.attempt(
+        "host.kernel",
+        lambda: host.kernel(node),
+        {"running": None, "next_boot": None, "installed": None, "headers": None},
+    )
+    kernels = [
+        name for name in (kernel["running"], kernel["next_boot"], *(kernel["installed"] or ())) if name
+    ]
+
+    jobs.start("dpkg", lambda: packages.read(node))
+    jobs.start("systemd", lambda: systemd.units(node, [docker.UNIT, PERSISTENCED]))
+    jobs.start("candidates", lambda: apt.candidates(node, kernels))
+    jobs.start("nvml", lambda: nvml.nvml(node))
+    jobs.start("userspace", lambda: driver.userspace(node))
+    jobs.start("on_disk", lambda: driver.on_disk(node, kernel["running"]))
+    if kernel["next_boot"] not in (None, kernel["running"]):
+        jobs.start("on_disk_next_boot", lambda: driver.on_disk(node, kernel["next_boot"]))
+    jobs.start("toolkit", lambda: toolkit.version(node))
+    for index, endpoint in enumerate(addresses):
+        jobs.start(
+            "endpoint-%d" % index,
+            partial(endpoints.check, endpoint["name"], endpoint["address"], min(3.0, node.timeout)),
+        )
+
+    # A command has its own time limit; only NVML's library can hang beyond it.
+    patience = node.timeout * 2 + 1
+
+    def answer(probe: str, name: str, default: Any = None) -> Any:
+        return node.attempt(probe, lambda: jobs.result(name, patience), default)
+
+    devices = node.attempt("host.gpus", lambda: pci.nvidia_devices(node))
+    units: Optional[Dict[str, Dict[str, str]]] = answer("systemd", "systemd")
+    found: Optional[List[packages.Package]] = answer("dpkg", "dpkg")
+    jobs.start("upgrades", lambda: apt.unattended_upgrades(node, found))
+    engine = _docker(node, found, units)
+    space = node.attempt("disk", lambda: disk.disk(node, engine["root_dir"]))
+
+    libraries = answer(
+        "driver.userspace",
+        "userspace",
+        {"version": None, "libcuda": None, "libnvidia_ml": None, "nvidia_smi": None},
+    )
+    nvml_devices, nvml_facts = answer(
+        "driver.nvml",
+        "nvml",
+        (None, {"source": None, "driver_version": None, "cuda_version": None, "error": None}),
+    )
+    if nvml_facts["error"] is None and any(problem["probe"] == "driver.nvml" for problem in node.problems):
+        nvml_facts["error"] = next(p["error"] for p in node.problems if p["probe"] == "driver.nvml")
+
+    observed = {
+        "schema": SCHEMA,
+        "seconds": 0.0,
+        "problems": node.problems,
+        "host": _host(node, kernel, devices, found),
+        "driver": {
+            "packages": None if found is None else packages.driver(found),
+            "loaded": node.attempt("driver.loaded", lambda: driver.loaded(node)),
+            "on_disk": answer("driver.on_disk", "on_disk"),
+            "on_disk_next_boot": answer("driver.on_disk_next_boot", "on_disk_next_boot")
+            if kernel["next_boot"] not in (None, kernel["running"])
+            else None,
+            "userspace": libraries,
+            "devices": nvml_devices,
+            "nvml": nvml_facts,
+            "device_nodes": node.attempt("driver.device_nodes", lambda: driver.device_nodes(node)),
+            "persistenced": node.attempt(
+                "driver.persistenced",
+                lambda: driver.persistenced(node, None if units is None else units.get(PERSISTENCED, {})),
+                {"installed": None, "enabled": None, "active": None},
+            ),
+            "dkms": node.attempt("driver.dkms", lambda: driver.dkms(node)),
+        },
+        "container_runtime": {
+            "docker": engine["facts"],
+            "toolkit": _toolkit(
+                node, found, engine["process"], lambda: answer("container_runtime.toolkit", "toolkit")
+            ),
+            "cdi": {
+                "specs": node.attempt(
+                    "container_runtime.cdi",
+                    lambda: cdi.specs(node, libraries["version"], engine["cdi_directories"]),
+                )
+            },
+            "gpu_containers": engine["gpu_containers"],
+        },
+        "framework": {
+            "images": engine["images"],
+            "endpoints": [
+                answer("framework.endpoints", "endpoint-%d" % index) for index in range(len(addresses))
+            ],
+        },
+        "apt": node.attempt(
+            "apt",
+            lambda: apt.facts(
+                node,
+                found,
+                lambda: jobs.result("candidates", patience),
+                lambda: jobs.result("upgrades", patience),
+            ),
+            {
+                "lists_age_seconds": None,
+                "sources": None,
+                "candidates": None,
+                "holds": None,
+                "unattended_upgrades": None,
+                "dpkg_interrupted": None,
+                "lock_held": None,
+            },
+        ),
+        "disk": space,
+    }
+    observed["seconds"] = round(time.monotonic() - begun, 3)
+    return observed
+
+
+def _host(
+    node: Node,
+    kernel: Dict[str, Any],
+    devices: Optional[List[Dict[str, Any]]],
+    found: Optional[List[packages.Package]],
+) -> Dict[str, Any]:
+    system = node.attempt(
+        "host.os",
+        lambda: host.os_release(node),
+        {"id": None, "version_id": None, "codename": None, "pretty_name": None},
+    )
+    own = packages.installed(found or [], "dpkg")
+    system["arch"] = own.arch if own is not None else host.machine_arch(node)
+    return {
+        "hostname": node.attempt("host.hostname", lambda: host.hostname(node)),
+        "os": system,
+        "kernel": kernel,
+        "boot_id": node.attempt("host.boot_id", lambda: host.boot_id(node)),
+        "uptime_seconds": node.attempt("host.uptime_seconds", lambda: host.uptime(node)),
+        "secure_boot": node.attempt("host.secure_boot", lambda: host.secure_boot(node)),
+        "gpus": None if devices is None else pci.gpus(devices),
+        "nvswitches": None if devices is None else pci.nvswitches(devices),
+        "nouveau": node.attempt(
+            "host.nouveau",
+            lambda: nouveau.nouveau(node),
+            {"loaded": None, "blacklisted": None, "files": None},
+        ),
+        "initramfs": node.attempt(
+            "host.initramfs",
+            lambda: host.initramfs(node, kernel["next_boot"]),
+            {"present": None, "tool": None},
+        ),
+    }
+
+
+def _docker(
+    node: Node, found: Optional[List[packages.Package]], units: Optional[Dict[str, Dict[str, str]]]
+) -> Dict[str, Any]:
+    """The Docker facts, and what other probes need of them."""
+    probe = "container_runtime.docker"
+    unit = None if units is None else units.get(docker.UNIT, {})
+    process = node.attempt(probe, lambda: docker.find_process(node, unit))
+    argv = docker.command_line(process, unit)
+    snap = node.attempt(probe, lambda: docker.is_snap(node))
+    package = docker.package(found or [])
+    binary = docker.dockerd(node)
+    installed = bool(package or binary or snap or process)
+    config = node.attempt(probe + ".daemon_json", lambda: docker.daemon_json(node, argv, bool(snap)))
+    result: Dict[str, Any] = {
+        "process": process,
+        "images": None,
+        "gpu_containers": None,
+        "root_dir": None,
+        "cdi_directories": list(cdi.DIRECTORIES),
+    }
+    live = None
+    rootless: Optional[bool] = False
+    version = None
+    if installed:
+        sock = docker.find_socket(node, argv, (config or {}).get("content"))
+        live, info = docker.ask(node, sock)
+        version = docker.version_of(package.version if package else live["server_version"])
+        if version is None and binary:
+            version = node.attempt(probe, lambda: docker.version_of(node.output([binary, "--version"])))
+        if live["reachable"]:
+            result["root_dir"] = live["root_dir"]
+            result["images"] = node.attempt("framework.images", lambda: docker.images(node, sock))
+            result["gpu_containers"] = node.attempt(
+                "container_runtime.gpu_containers", lambda: docker.gpu_containers(node, sock)
+            )
+            rootless = "name=rootless" in (info.get("SecurityOptions") or [])
+            result["cdi_directories"] += [
+                path for path in live["cdi_spec_dirs"] or [] if path not in result["cdi_directories"]
+            ]
+        else:
+            rootless = sock.startswith("/run/user/")
+            data_root = ((config or {}).get("content") or {}).get("data-root")
+            if isinstance(data_root, str) and data_root.startswith("/"):
+                result["root_dir"] = data_root
+    elif found is not None:
+        # No Docker: no image and no container, and that is known.
+        result["images"], result["gpu_containers"] = None, []
+    state = (unit or {}).get("ActiveState")
+    enabled = (unit or {}).get("UnitFileState")
+    result["facts"] = {
+        "installed": installed if found is not None or installed else None,
+        "package": package.name if package else None,
+        "version": version,
+        "snap": snap,
+        "rootless": rootless,
+        "service": {
+            "unit": docker.UNIT,
+            "active": None if unit is None else state in ("active", "reloading"),
+            "enabled": None
+            if unit is None
+            else enabled in ("enabled", "enabled-runtime", "alias", "indirect"),
+            "pid": process.pid if process else None,
+            "started_at": process.started_at if process else None,
+        },
+        "daemon_json": config,
+        "live": live,
+    }
+    return result
+
+
+def _toolkit(
+    node: Node, found: Optional[List[packages.Package]], process: Optional[docker.Process], version: Any
+) -> Dict[str, Any]:
+    probe = "container_runtime.toolkit"
+    facts = {
+        "packages": None if found is None else packages.toolkit(found),
+        "binaries": node.attempt(probe, lambda: toolkit.binaries(node), dict.fromkeys(toolkit.BINARIES)),
+        "version": version(),
+    }
+    facts.update(
+        node.attempt(
+            probe,
+            lambda: toolkit.hook(node, process),
+            {"hook_on_dockerd_path": None, "hook_newer_than_dockerd": None},
+        )
+    )
+    return facts

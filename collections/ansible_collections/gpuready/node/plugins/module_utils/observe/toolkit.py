@@ -1,0 +1,57 @@
+"""NVIDIA's container toolkit, and whether the running dockerd knows it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, Optional
+
+from .docker import Process
+from .node import Node, ProbeError
+
+BINARIES = (
+    "nvidia-ctk",
+    "nvidia-container-runtime",
+    "nvidia-container-runtime-hook",
+    "nvidia-cdi-hook",
+    "nvidia-container-cli",
+)
+HOOK = "nvidia-container-runtime-hook"
+_VERSION = re.compile(r"version\s+v?(\d+(?:\.\d+)+\S*)")
+
+
+def binaries(node: Node) -> Dict[str, Optional[str]]:
+    return {name: node.which(name) for name in BINARIES}
+
+
+def parse_version(text: str) -> Optional[str]:
+    match = _VERSION.search(text)
+    return match.group(1) if match else None
+
+
+def version(node: Node) -> Optional[str]:
+    """nvidia-ctk's own word; null when it is not there."""
+    if node.which("nvidia-ctk") is None:
+        return None
+    result = node.run(["nvidia-ctk", "--version"])
+    found = parse_version(result.out)
+    if result.rc != 0 or found is None:
+        raise ProbeError("nvidia-ctk --version: %s" % result.message)
+    return found
+
+
+def hook(node: Node, process: Optional[Process]) -> Dict[str, Any]:
+    """dockerd looks for the hook once, when it starts, on its own PATH."""
+    facts: Dict[str, Any] = {"hook_on_dockerd_path": None, "hook_newer_than_dockerd": None}
+    if process is None or process.path is None:
+        return facts
+    path = node.which(HOOK, [part for part in process.path.split(":") if part])
+    facts["hook_on_dockerd_path"] = path is not None
+    if path is None:
+        facts["hook_newer_than_dockerd"] = False
+        return facts
+    found = node.stat(path)
+    if found is None or process.started_at is None:
+        return facts
+    # A packaged file's mtime is its build's; its ctime is when it came to this node.
+    facts["hook_newer_than_dockerd"] = found.st_ctime > process.started_at
+    return facts

@@ -1,0 +1,158 @@
+#!/usr/bin/python
+# Copyright: gpuready developers
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gpu_stack_info
+short_description: Observes a node's whole GPU stack
+version_added: "0.1.0"
+description:
+  - Reads everything that decides whether a container on this node can use an NVIDIA GPU, in one call and
+    without changing anything, from the PCI bus to the images that Docker holds.
+  - Needs no driver, no C(lspci), no C(docker) client and no Python library on the node. NVML is asked through
+    C(pynvml) where it can be imported, otherwise through C(nvidia-smi).
+  - A probe that fails leaves an entry in RV(gpu_stack.problems) and C(null) in its fields; the rest is still
+    reported. What is unknown is C(null), never a guess.
+options:
+  endpoints:
+    description:
+      - Places that this node will have to reach, tried with one TCP connect each, side by side.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the place is called in the report.
+        type: str
+        required: true
+      address:
+        description: Where it is, as C(host:port) or C([IPv6]:port).
+        type: str
+        required: true
+  timeout_seconds:
+    description:
+      - How long one external command, or one answer of the Docker Engine, may take, in seconds. A TCP connect
+        to an endpoint gets at most three of them.
+    type: float
+    default: 10
+attributes:
+  check_mode:
+    description: Reads only, so that it answers the same in check mode.
+    support: full
+  diff_mode:
+    description: Changes nothing, so that there is no difference to show.
+    support: none
+  facts:
+    description: Returns its observation as a value, not as a fact; the action plugin gpu_plan makes it one.
+    support: none
+requirements:
+  - Python 3.8 or newer on the node, and C(dpkg) and C(apt).
+notes:
+  - Run it as root (C(become)); otherwise Docker, Secure Boot or dockerd's environment may stay unknown.
+author:
+  - gpuready developers
+"""
+
+EXAMPLES = r"""
+- name: Observe the node
+  gpuready.node.gpu_stack_info:
+  become: true
+  register: __site_observed
+
+- name: Observe the node, and whether it reaches the registry
+  gpuready.node.gpu_stack_info:
+    endpoints:
+      - name: registry
+        address: registry.example.com:5000
+    timeout_seconds: 5
+  become: true
+  register: __site_observed
+
+- name: Show the driver in the kernel
+  ansible.builtin.debug:
+    var: __site_observed.gpu_stack.driver.loaded
+"""
+
+RETURN = r"""
+gpu_stack:
+  description:
+    - The observation, as contract 1 of C(docs/contracts.md) describes it field by field. Sizes are MiB, times
+      are seconds, versions are strings.
+  returned: always
+  type: dict
+  contains:
+    schema:
+      description: Version of this structure.
+      type: int
+      sample: 1
+    seconds:
+      description: How long the observation took, in seconds.
+      type: float
+      sample: 0.31
+    problems:
+      description: Probes that could not see everything, each with the error's own words.
+      type: list
+      elements: dict
+      sample: [{probe: driver.on_disk, error: modinfo is not installed (package kmod)}]
+    host:
+      description: System, kernels, Secure Boot, NVIDIA hardware on the PCI bus, nouveau, initramfs.
+      type: dict
+    driver:
+      description: Packages, the loaded module, the module on disk, libraries, NVML's devices, DKMS.
+      type: dict
+    container_runtime:
+      description: Docker (package, service, daemon.json, what runs), toolkit, CDI, containers with a GPU.
+      type: dict
+    framework:
+      description: Images with their digests, and the endpoints asked for.
+      type: dict
+    apt:
+      description: Sources, candidates, holds, unattended upgrades, locks.
+      type: dict
+    disk:
+      description: Total and free space in MiB where GPU stacks need it.
+      type: list
+      elements: dict
+      sample: [{path: /, total_mib: 20000, free_mib: 15000}]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpuready.node.plugins.module_utils.observe import observe
+from ansible_collections.gpuready.node.plugins.module_utils.observe.endpoints import split_address
+from ansible_collections.gpuready.node.plugins.module_utils.observe.node import Node
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "endpoints": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "address": {"type": "str", "required": True},
+                },
+            },
+            "timeout_seconds": {"type": "float", "default": 10.0},
+        },
+        supports_check_mode=True,
+    )
+    timeout = module.params["timeout_seconds"]
+    if not 0 < timeout <= 600:
+        module.fail_json(
+            msg="timeout_seconds is %g; give a number of seconds above 0 and up to 600" % timeout
+        )
+    for endpoint in module.params["endpoints"]:
+        try:
+            split_address(endpoint["address"])
+        except ValueError as error:
+            module.fail_json(msg="endpoints: the address of '%s': %s" % (endpoint["name"], error))
+    observed = observe(Node(timeout=timeout), module.params["endpoints"])
+    module.exit_json(changed=False, gpu_stack=observed)
+
+
+if __name__ == "__main__":
+    main()
