@@ -1,0 +1,1 @@
+"""The lab: an embedded GPU cluster on one machine without a GPU."""

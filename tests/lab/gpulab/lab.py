@@ -1,0 +1,263 @@
+"""The lab as a whole: up, down, clean, and what the checkout's inventory needs to know."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import engine, keys, machine, nodes, rootfs, settings, simulator
+from .engine import Docker
+from .errors import LabError
+from .progress import Step, run_steps
+from .settings import NodeSpec
+
+
+@contextlib.contextmanager
+def exclusive(what: str = "lab") -> Iterator[None]:
+    """One builder at a time on this machine; the next one waits and says so."""
+    settings.run_dir().mkdir(parents=True, exist_ok=True)
+    with (settings.run_dir() / f"{what}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another labctl works on the {what}; waiting for it …", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_dot_lab(docker: Docker) -> None:
+    """Give this checkout's inventory the keys, fingerprints and ports of the running lab."""
+    target = settings.dot_lab()
+    target.mkdir(exist_ok=True)
+    target.chmod(0o700)
+    known = nodes.all_nodes(docker)
+    keys.write_private(target / "ssh" / "id_ed25519", keys.user_key().read_text())
+    keys.write_private(target / "ssh" / "known_hosts", keys.known_hosts({node.name: node.port for node in known}))
+    for archive in keys.ARCHIVES:
+        (target / f"{archive}.fpr").write_text(keys.fingerprint(archive) + "\n")
+    facts = {"engine": {"host": docker.host, "own": docker.own}, "nodes": [node.connection() for node in known]}
+    keys.write_private(target / "lab.json", json.dumps(facts, indent=2) + "\n")
+
+
+class Builder:
+    """The steps of `up` and of `node-up`, and what they hand to each other."""
+
+    def __init__(self, host: machine.Machine) -> None:
+        self.host = host
+        self.docker: Docker | None = None
+
+    @property
+    def engine(self) -> Docker:
+        """The engine, once its step is done."""
+        assert self.docker is not None
+        return self.docker
+
+    def install(self) -> str:
+        """Packages the builds need."""
+        missing = machine.missing_packages()
+        machine.install(missing)
+        return " ".join(missing) if missing else "nothing missing"
+
+    def start_engine(self) -> str:
+        """Engine and network."""
+        self.docker, word = engine.ensure()
+        engine.ensure_network(self.docker)
+        return word
+
+    def make_keys(self) -> None:
+        """All keys, before steps that run side by side need them."""
+        keys.user_key()
+        for archive in keys.ARCHIVES:
+            keys.gpg_home(archive)
+
+    def base(self, suite: str) -> str:
+        """Root file system of the nodes."""
+        return rootfs.ensure_base(
+            self.host, self.engine, nodes.base_image(suite), nodes.recipe(suite, ())
+        )
+
+    def node_image(self, suite: str) -> str:
+        """The node image."""
+        return nodes.ensure_image(self.engine, suite, simulator.output_dir())
+
+    def make_node(self, spec: NodeSpec, hardware: dict[str, Any], *, keep: bool) -> str:
+        """One node; `keep` = an existing one of the same image stays as it is."""
+        docker = self.engine
+        suite = nodes.suite_of(self.host, nodes.lookup_os(spec.os))
+        found = docker.inspect("container", spec.name)
+        if keep and found is not None and (found["Config"].get("Labels") or {}).get(settings.LABEL_OS) == spec.os:
+            if found["Config"]["Labels"].get(settings.LABEL_HASH) == rootfs.base_digest(docker, nodes.node_image(suite)):
+                port = int(found["Config"]["Labels"][settings.LABEL_PORT])
+                if not found["State"]["Running"]:
+                    nodes.start(docker, spec.name, port)
+                    return f"kept, started, port {port}"
+                return f"kept, port {port}"
+        node = nodes.create(docker, self.host, spec, hardware)
+        return f"bare {spec.os}, port {node.port}"
+
+    def image_steps(self, oses: list[str]) -> list[Step]:
+        """Everything that a node of these operating systems needs."""
+        suites = list(dict.fromkeys(nodes.suite_of(self.host, nodes.lookup_os(key)) for key in oses))
+        steps = [
+            Step("packages", "install what the builds need", self.install),
+            Step("engine", "start the Docker Engine", self.start_engine, ("packages",)),
+            Step("keys", "make keys", self.make_keys, ("packages",)),
+            Step("simulator", "build the simulated driver and toolkit", lambda: simulator.ensure(self.host), ("packages",)),
+        ]
+        for suite in suites:
+            steps.append(Step(f"base-{suite}", f"build the nodes' {suite} root file system", lambda suite=suite: self.base(suite), ("engine",)))  # type: ignore[misc]
+            steps.append(
+                Step(f"node-{suite}", f"build the {suite} node image", lambda suite=suite: self.node_image(suite), (f"base-{suite}", "simulator"))  # type: ignore[misc]
+            )
+        return steps
+
+
+def up(*, fresh: bool = False) -> None:
+    """Everything for the default nodes; what is there already is reused."""
+    host = machine.check()
+    cold = not (settings.home() / "engine.json").exists()
+    machine.check_disk(settings.DISK_COLD_GIB if cold else settings.DISK_WARM_GIB, settings.home())
+    started = time.monotonic()
+    with exclusive():
+        builder = Builder(host)
+        steps = builder.image_steps([spec.os for spec in settings.DEFAULT_NODES])
+        images = tuple(step.key for step in steps if step.key.startswith("node-"))
+        for spec in settings.DEFAULT_NODES:
+            hardware = nodes.hardware_profile(spec.os, spec.gpus, None)
+            steps.append(
+                Step(
+                    spec.name, f"boot {spec.name}",
+                    lambda spec=spec, hardware=hardware: builder.make_node(spec, hardware, keep=not fresh),  # type: ignore[misc]
+                    (*images, "keys"),
+                )
+            )  # fmt: skip
+        run_steps(steps, logs=settings.home() / "logs")
+        write_dot_lab(builder.engine)
+    print(f"The lab is up after {time.monotonic() - started:.0f} s: {', '.join(node.name for node in nodes.all_nodes(builder.engine))}.")
+
+
+def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
+    """One more node, made bare; images are built first if they are missing."""
+    host = machine.check()
+    nodes.lookup_os(spec.os)
+    with exclusive():
+        builder = Builder(host)
+        run_steps(builder.image_steps([spec.os]), logs=settings.home() / "logs" / spec.name)
+        nodes.create(builder.engine, host, spec, hardware)
+        write_dot_lab(builder.engine)
+    return nodes.require(builder.engine, spec.name)
+
+
+def node_reset(name: str) -> nodes.Node:
+    """The same node again, bare; hardware faults are gone too."""
+    docker = engine.require()
+    node = nodes.require(docker, name)
+    hardware = json.loads(read_file(docker, node.name, nodes.HARDWARE))
+    hardware["faults"] = {}
+    return node_up(NodeSpec(node.name, node.os, (), node.port), hardware)
+
+
+def node_down(name: str) -> bool:
+    """Remove a node."""
+    docker = engine.require()
+    with exclusive():
+        gone = nodes.remove(docker, nodes.full_name(name))
+        write_dot_lab(docker)
+    return gone
+
+
+def read_file(docker: Docker, container: str, path: str) -> str:
+    """A file of a container, running or not."""
+    import io
+    import os
+    import subprocess
+    import tarfile
+
+    done = subprocess.run(
+        ["docker", "cp", f"{container}:{path}", "-"], capture_output=True, check=False, env={**os.environ, **docker.env}
+    )
+    if done.returncode:
+        raise LabError(f"reading {path} of {container}: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        member = archive.extractfile(archive.getmembers()[0])
+        assert member is not None
+        return member.read().decode()
+
+
+def down() -> list[str]:
+    """Remove the lab's containers and stop its own engine; images and caches stay for the next start."""
+    done = []
+    with exclusive():
+        docker = engine.find()
+        if docker is None and engine.remembered() == "own" and (settings.home() / "docker").exists():
+            # Its containers have a restart policy: remove them now, or they come back with the engine.
+            docker, _ = engine.ensure()
+        if docker is not None:
+            done += remove_containers(docker)
+        if engine.stop_own():
+            done.append("stopped the lab's own Docker Engine")
+        (settings.dot_lab() / "lab.json").unlink(missing_ok=True)
+    return done
+
+
+def remove_containers(docker: Docker) -> list[str]:
+    """Containers, volumes and the network; nothing without the lab's label."""
+    done = []
+    if containers := docker.ours("container"):
+        docker.out("rm", "--force", "--volumes", *containers)
+        done.append(f"removed {len(containers)} containers")
+    if volumes := docker.ours("volume"):
+        docker.out("volume", "rm", "--force", *volumes)
+        done.append(f"removed {len(volumes)} volumes")
+    if networks := docker.ours("network"):
+        docker.out("network", "rm", *networks)
+        done.append("removed the network")
+    return done
+
+
+def clean() -> list[str]:
+    """Remove everything that the lab made on this machine."""
+    docker = engine.find()
+    done = []
+    if docker is not None and not docker.own:
+        with exclusive():
+            done += remove_containers(docker)
+            if images := docker.ours("image"):
+                docker.out("image", "rm", "--force", *images)
+                done.append(f"removed {len(images)} images")
+    done += down()
+    for path in (settings.home(), settings.dot_lab(), settings.run_dir()):
+        if path.exists():
+            remove_tree(path)
+            done.append(f"removed {path}")
+    return done
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of the lab, refusing what cannot be one."""
+    if path.resolve() in {Path("/"), Path.home(), settings.REPO} or len(path.resolve().parts) < 3:
+        raise LabError(f"refusing to remove {path}")
+    shutil.rmtree(path)
+
+
+def status() -> dict[str, Any]:
+    """What runs and where."""
+    docker = engine.find()
+    if docker is None:
+        return {"up": False, "engine": None, "nodes": [], "services": [], "disk_gib": None}
+    facts = engine.info(docker.host) or {}
+    services = {name: docker.inspect("container", name) for name in (settings.MIRROR, settings.REGISTRY)}
+    known = nodes.all_nodes(docker)
+    return {
+        "up": bool(known),
+        "engine": {"host": docker.host, "own": docker.own, "version": facts.get("ServerVersion"), "driver": facts.get("Driver")},
+        "nodes": [node.connection() for node in known],
+        "services": [{"name": name, "running": bool(found and found["State"]["Running"])} for name, found in services.items()],
+        "home": str(settings.home()),
+    }

@@ -1,0 +1,346 @@
+"""Nodes: containers that boot systemd and sshd, bare of Docker and driver, like freshly installed machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import keys, machine, rootfs, settings, simulator
+from .engine import Docker
+from .errors import LabError
+from .settings import NodeOs, NodeSpec
+
+#: What a node's root file system starts with: what a fresh Ubuntu server has, as far as it matters here.
+PACKAGES = (
+    "systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "openssh-server", "iproute2", "iptables", "ca-certificates",
+    "sudo", "kmod", "procps", "curl", "gpg", "gpgv", "lsb-release", "unattended-upgrades",
+)  # fmt: skip
+
+ARCHIVE_KEYRING = "/usr/share/keyrings/gpulab-ubuntu-archive-keyring.gpg"
+HARDWARE = "/etc/gpulab/hardware.json"
+BOOT_SECONDS = 60
+
+#: Taken from the measured recipe: all that systemd and a nested Docker Engine need, without --privileged.
+RUN_FLAGS = (
+    "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined",
+    "--security-opt=systempaths=unconfined", "--device-cgroup-rule=a *:* rwm", "--tmpfs=/run:exec,mode=755", "--tmpfs=/tmp:exec,mode=1777",
+    "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--cgroupns=host", "--stop-signal=SIGRTMIN+3",
+    # `reboot` in the node ends the container; this is its power switch.
+    "--restart=always",
+    # Names of the lab resolve; anything else fails at once instead of leaking to the machine's resolver.
+    "--dns=127.0.0.1", "--dns-option=ndots:0",
+    "--env=container=docker",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that exists."""
+
+    name: str
+    os: str
+    port: int
+    running: bool
+
+    def connection(self) -> dict[str, Any]:
+        """How to reach it, in the terms of molecule's instance_config and of an inventory."""
+        ssh = settings.dot_lab() / "ssh"
+        return {
+            "name": self.name, "host": "127.0.0.1", "port": self.port, "user": settings.USER, "os": self.os,
+            "identity_file": str(ssh / "id_ed25519"), "known_hosts": str(ssh / "known_hosts"), "running": self.running,
+        }  # fmt: skip
+
+
+def full_name(name: str) -> str:
+    """The container's name: always with the lab's prefix."""
+    name = name if name.startswith(f"{settings.PREFIX}-") else f"{settings.PREFIX}-{name}"
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])", name):
+        raise LabError(f"{name!r} cannot be a host name: use lower-case letters, digits and hyphens, at most 52 in all")
+    if name in {settings.MIRROR, settings.REGISTRY}:
+        raise LabError(f"{name} is one of the lab's own services, not a node")
+    return name
+
+
+def lookup_os(key: str) -> NodeOs:
+    """The operating system of that name."""
+    if key not in settings.OSES:
+        raise LabError(f"unknown operating system {key!r} (--os): the lab has {', '.join(settings.OSES)}")
+    return settings.OSES[key]
+
+
+def suite_of(host: machine.Machine, os_: NodeOs) -> str:
+    """The release a node is really made of: itself where the machine can have it, else its Debian stand-in."""
+    return os_.codename if host.distribution == os_.distribution else os_.stand_in
+
+
+def recipe(suite: str, download: tuple[str, ...]) -> rootfs.Recipe:
+    """The base of all nodes of a release."""
+    components = ("main", "universe") if suite in {"focal", "jammy", "noble"} else ("main",)
+    return rootfs.Recipe(
+        suite=suite,
+        components=components,
+        packages=PACKAGES,
+        download=download,
+        hooks=(
+            f'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash {settings.USER}',
+            'rm -f "$1"/etc/motd "$1"/etc/update-motd.d/*',
+            # Ubuntu's server images leave these off; they only slow a container's boot down.
+            'chroot "$1" systemctl mask --quiet getty.target console-getty.service systemd-resolved.service || true',
+        ),
+    )
+
+
+def base_image(suite: str) -> str:
+    """The image of a release's packages."""
+    return f"{settings.PREFIX}-base:{suite}"
+
+
+def node_image(suite: str) -> str:
+    """The base plus the lab's and the simulator's files."""
+    return f"{settings.PREFIX}-node:{suite}"
+
+
+def ensure_image(docker: Docker, suite: str, simulated: Path) -> str:
+    """The node image of a release, made new when its files changed."""
+    trees = [settings.SOURCE / "files" / "node"]
+    if (simulated / "node").is_dir():
+        trees.append(simulated / "node")
+    archive = rootfs.overlay(trees)
+    digest = rootfs.digest_of(rootfs.base_digest(docker, base_image(suite)), *(rootfs.digest_tree(tree) for tree in trees))
+    changes = ('CMD ["/usr/local/lib/gpulab/init"]',)
+    return rootfs.ensure_layered(docker, node_image(suite), base_image(suite), archive, digest, changes)
+
+
+def all_nodes(docker: Docker) -> list[Node]:
+    """Every node of the lab, running or not."""
+    ids = docker.out(
+        "container", "ls", "--all", "--quiet", "--filter", f"label={settings.LABEL}=1", "--filter", f"label={settings.LABEL_ROLE}=node"
+    ).split()
+    if not ids:
+        return []
+    nodes = []
+    for facts in json.loads(docker.out("container", "inspect", *ids)):
+        labels = facts["Config"]["Labels"]
+        nodes.append(
+            Node(facts["Name"].lstrip("/"), labels[settings.LABEL_OS], int(labels[settings.LABEL_PORT]), bool(facts["State"]["Running"]))
+        )
+    return sorted(nodes, key=lambda node: node.port)
+
+
+def require(docker: Docker, name: str) -> Node:
+    """A node that must exist."""
+    name = full_name(name)
+    nodes = all_nodes(docker)
+    for node in nodes:
+        if node.name == name:
+            return node
+    raise LabError(f"there is no node {name}; the lab has {', '.join(node.name for node in nodes) or 'none'}")
+
+
+def port_is_free(port: int) -> bool:
+    """Nobody listens on that port of loopback."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def pick_port(wanted: int | None, taken: Iterable[int]) -> int:
+    """The wanted port if it is free, else the first free one after the default nodes' ports."""
+    used = set(taken)
+    if wanted is not None:
+        if wanted in used or not port_is_free(wanted):
+            raise LabError(f"port 127.0.0.1:{wanted} is taken: choose another one (--port) or stop what listens there")
+        return wanted
+    used |= {node.port for node in settings.DEFAULT_NODES if node.port}
+    for port in settings.PORTS:
+        if port not in used and port_is_free(port):
+            return port
+    raise LabError(f"no free port on 127.0.0.1 from {settings.PORTS.start} to {settings.PORTS.stop - 1}")
+
+
+def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str]:
+    """What makes a Debian stand-in look like the Ubuntu release it plays."""
+    if suite == os_.codename:
+        return {}
+    release = (
+        f'PRETTY_NAME="{os_.pretty_name}"\nNAME="Ubuntu"\nVERSION_ID="{os_.version_id}"\n'
+        f'VERSION="{os_.version_id} LTS ({os_.codename.title()})"\nVERSION_CODENAME={os_.codename}\nID=ubuntu\nID_LIKE=debian\n'
+        f'UBUNTU_CODENAME={os_.codename}\nLOGO=ubuntu-logo\n'
+    )
+    lsb = (
+        f'DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE={os_.version_id}\nDISTRIB_CODENAME={os_.codename}\n'
+        f'DISTRIB_DESCRIPTION="{os_.pretty_name}"\n'
+    )
+    debian_version = {"jammy": "bookworm/sid", "noble": "trixie/sid"}.get(os_.codename, "sid")
+    return {
+        "usr/lib/os-release": (0o644, release.encode()),
+        "etc/lsb-release": (0o644, lsb.encode()),
+        "etc/debian_version": (0o644, f"{debian_version}\n".encode()),
+        "etc/dpkg/origins/ubuntu": (0o644, b"Vendor: Ubuntu\nVendor-URL: https://www.ubuntu.com/\nBugs: https://bugs.launchpad.net/ubuntu/+filebug\nParent: debian\n"),
+        "etc/dpkg/origins/default": "ubuntu",
+        "etc/apt/apt.conf.d/50unattended-upgrades": (0o644, UNATTENDED_UPGRADES.encode()),
+    }  # fmt: skip
+
+
+UNATTENDED_UPGRADES = """\
+// As Ubuntu ships it, without its comments.
+Unattended-Upgrade::Allowed-Origins {
+    "${distro_id}:${distro_codename}";
+    "${distro_id}:${distro_codename}-security";
+    "${distro_id}ESMApps:${distro_codename}-apps-security";
+    "${distro_id}ESM:${distro_codename}-infra-security";
+};
+Unattended-Upgrade::Package-Blacklist {
+};
+Unattended-Upgrade::DevRelease "auto";
+"""
+
+
+def node_files(name: str, os_: NodeOs, suite: str, hardware: dict[str, Any], kernel: str) -> dict[str, tuple[int, bytes] | str]:
+    """What tells one node from another."""
+    key = keys.host_key(name)
+    simulated = {
+        "simulated": ["NVIDIA GPU", "NVIDIA driver", "NVIDIA Container Toolkit"],
+        "identity": os_.pretty_name,
+        "made_of": suite,
+        "note": "A node of gpuready's lab. Roles and modules do not read this file; the inventory says gpuready_simulated.",
+    }
+    files: dict[str, tuple[int, bytes] | str] = {
+        "etc/machine-id": (0o444, f"{uuid.uuid4().hex}\n".encode()),
+        "etc/ssh/ssh_host_ed25519_key": (0o600, key.read_bytes()),
+        "etc/ssh/ssh_host_ed25519_key.pub": (0o644, key.with_suffix(".pub").read_bytes()),
+        "etc/ssh/gpulab_authorized_keys": (0o644, keys.user_key().with_suffix(".pub").read_bytes()),
+        "etc/gpulab/simulated.json": (0o644, (json.dumps(simulated, indent=2) + "\n").encode()),
+        HARDWARE.lstrip("/"): (0o644, (json.dumps(hardware, indent=2) + "\n").encode()),
+        # A container has no kernel of its own; a machine shows the running one in these places.
+        f"boot/vmlinuz-{kernel}": (0o600, b"gpuready lab: stands for the running kernel\n"),
+        f"boot/config-{kernel}": (0o644, b"CONFIG_MODULES=y\n"),
+        f"lib/modules/{kernel}/modules.builtin": (0o644, b""),
+        f"lib/modules/{kernel}/modules.order": (0o644, b""),
+        **identity_files(os_, suite),
+    }
+    if os_.has_archive and (keyring := settings.home() / "mirror" / "current" / "ubuntu-keyring.gpg").exists():
+        sources = (
+            f"Types: deb\nURIs: http://{settings.MIRROR}/ubuntu\nSuites: {os_.codename}\nComponents: main restricted\n"
+            f"Signed-By: {ARCHIVE_KEYRING}\n"
+        )
+        files["etc/apt/sources.list.d/ubuntu.sources"] = (0o644, sources.encode())
+        files[ARCHIVE_KEYRING.lstrip("/")] = (0o644, keyring.read_bytes())
+    return files
+
+
+def create(docker: Docker, host: machine.Machine, spec: NodeSpec, hardware: dict[str, Any]) -> Node:
+    """Make a bare node and wait until it accepts SSH; an existing one of that name is replaced."""
+    os_ = lookup_os(spec.os)
+    suite = suite_of(host, os_)
+    remove(docker, spec.name)
+    port = pick_port(spec.port, (node.port for node in all_nodes(docker)))
+    volume = f"{spec.name}-docker"
+    labels = {
+        settings.LABEL: "1", settings.LABEL_ROLE: "node", settings.LABEL_OS: spec.os, settings.LABEL_PORT: str(port),
+        settings.LABEL_HASH: rootfs.base_digest(docker, node_image(suite)),
+    }  # fmt: skip
+    docker.out("volume", "create", "--label", f"{settings.LABEL}=1", volume)
+    docker.out(
+        "create", "--name", spec.name, "--hostname", spec.name, "--network", settings.NETWORK, f"--publish=127.0.0.1:{port}:22",
+        *RUN_FLAGS, f"--volume={volume}:/var/lib/docker", *(f"--label={key}={value}" for key, value in labels.items()),
+        node_image(suite),
+        what=f"creating {spec.name}",
+    )  # fmt: skip
+    files = node_files(spec.name, os_, suite, hardware, host.kernel)
+    rootfs.copy_in(docker, spec.name, rootfs.overlay([], files))
+    start(docker, spec.name, port)
+    if "etc/apt/sources.list.d/ubuntu.sources" in files:
+        # As cloud-init leaves a new machine: the package lists are there.
+        docker.out("exec", spec.name, "apt-get", "--quiet", "update", what=f"fetching the package lists on {spec.name}")
+    return Node(spec.name, spec.os, port, running=True)
+
+
+def start(docker: Docker, name: str, port: int) -> None:
+    """Start a node's container and wait for its boot and its SSH server."""
+    docker.out("start", name, what=f"starting {name}")
+    wait_booted(docker, name)
+    wait_ssh(port, name)
+
+
+def wait_booted(docker: Docker, name: str) -> None:
+    """Until systemd has started everything; a unit that failed is named."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    state = ""
+    while time.monotonic() < deadline:
+        done = subprocess.run(
+            ["docker", "exec", name, "systemctl", "is-system-running"],
+            capture_output=True, text=True, check=False, env={**os.environ, **docker.env},
+        )  # fmt: skip
+        state = done.stdout.strip()
+        if state == "running":
+            return
+        if state == "degraded":
+            failed = docker.ask("exec", name, "systemctl", "--failed", "--plain", "--no-legend")
+            log = docker.ask("exec", name, "journalctl", "--no-pager", "--lines=15", "--priority=4")
+            raise LabError(f"{name} booted with failed units:\n{failed}\n{log}")
+        time.sleep(0.2)
+    raise LabError(f"{name} did not boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}): see `docker logs {name}`")
+
+
+def wait_ssh(port: int, name: str, seconds: float = 20) -> None:
+    """Until the node's SSH server answers through the published port."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
+            probe.settimeout(2)
+            if probe.recv(4) == b"SSH-":
+                return
+        time.sleep(0.1)
+    raise LabError(f"{name} runs, but no SSH server answers on 127.0.0.1:{port}")
+
+
+def remove(docker: Docker, name: str) -> bool:
+    """Remove a node with its data; True if it was there. A container of somebody else is left alone."""
+    found = docker.inspect("container", name)
+    if found is not None:
+        if settings.LABEL not in (found["Config"].get("Labels") or {}):
+            raise LabError(f"a container {name} exists that the lab did not make: rename or remove it")
+        docker.out("rm", "--force", "--volumes", name)
+    volume = docker.inspect("volume", f"{name}-docker")
+    if volume is not None and settings.LABEL in (volume.get("Labels") or {}):
+        docker.out("volume", "rm", "--force", f"{name}-docker")
+    return found is not None
+
+
+def hardware_profile(os_key: str, gpus: Iterable[str], profile: Path | None) -> dict[str, Any]:
+    """A node's hardware: from a file, or one GPU after the other by model."""
+    if profile is not None:
+        try:
+            data = json.loads(profile.read_text())
+        except FileNotFoundError as error:
+            raise LabError(f"no hardware profile {profile} (--profile)") from error
+        except json.JSONDecodeError as error:
+            raise LabError(f"{profile} (--profile) is not valid JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise LabError(f"{profile} (--profile) must hold a JSON object, not a {type(data).__name__}")
+        return {**data, "os": os_key}
+    known = simulator.models()
+    wanted = [gpu for gpu in gpus if gpu]
+    unknown = [gpu for gpu in wanted if known and gpu not in known]
+    if unknown:
+        raise LabError(f"unknown GPU model {unknown[0]!r} (--gpus): the simulator has {', '.join(sorted(known))}")
+    return {
+        "gpus": [{"pci": f"0000:{0x3B + 0x10 * index:02x}:00.0", "model": gpu} for index, gpu in enumerate(wanted)],
+        "faults": {},
+        "os": os_key,
+    }

@@ -1,0 +1,97 @@
+"""Names, places and sizes of the lab."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "gpulab"
+LABEL = "com.gpuready.lab"
+LABEL_HASH = "com.gpuready.lab.hash"
+LABEL_ROLE = "com.gpuready.lab.role"  # node | mirror | registry
+LABEL_OS = "com.gpuready.lab.os"
+LABEL_PORT = "com.gpuready.lab.port"
+
+NETWORK = PREFIX
+BRIDGE = "gpulab0"
+# The first one that overlaps no route of the machine is taken. Docker's own default pools are left
+# out, because the nodes' own engines use them.
+SUBNETS = ("10.213.47.0/24", "10.147.213.0/24", "192.168.213.0/24", "172.30.213.0/24")
+
+MIRROR = f"{PREFIX}-mirror"
+REGISTRY = f"{PREFIX}-registry"
+INFRA_IMAGE = f"{PREFIX}-infra:1"
+
+USER = "ansible"
+PORTS = range(22101, 22200)
+
+GIB = 1024**3
+# Measured with df: registry 4, root file systems and build leftovers 6, two nodes with the image 9 (while pulling).
+DISK_COLD_GIB = 20
+DISK_WARM_GIB = 2
+
+TF_IMAGE = "tensorflow/tensorflow:2.9.0-gpu"
+SLIM_IMAGE = "gpulab/python-slim:1"
+
+SOURCE = Path(__file__).resolve().parents[1]  # tests/lab
+REPO = SOURCE.parents[1]
+SIMULATOR = SOURCE / "simulator"
+
+
+@dataclass(frozen=True)
+class NodeOs:
+    """An operating system that a node can claim to be."""
+
+    key: str
+    distribution: str  # os-release ID
+    version_id: str
+    codename: str
+    pretty_name: str
+    stand_in: str  # Debian suite that plays it on a Debian machine
+
+    @property
+    def has_archive(self) -> bool:
+        """The lab's mirror serves this release."""
+        return self.distribution == "ubuntu"
+
+
+OSES: dict[str, NodeOs] = {
+    os_.key: os_
+    for os_ in (
+        NodeOs("ubuntu-22.04", "ubuntu", "22.04", "jammy", "Ubuntu 22.04.5 LTS", "bookworm"),
+        NodeOs("ubuntu-24.04", "ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS", "bookworm"),
+        NodeOs("debian-12", "debian", "12", "bookworm", "Debian GNU/Linux 12 (bookworm)", "bookworm"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node to be: what it claims to be and which hardware it is given."""
+
+    name: str
+    os: str
+    gpus: tuple[str, ...]
+    port: int | None = None
+
+
+DEFAULT_NODES = (
+    NodeSpec("gpulab-a100", "ubuntu-22.04", ("a100",), 22101),
+    NodeSpec("gpulab-t4", "ubuntu-24.04", ("t4",), 22102),
+)
+
+
+def home() -> Path:
+    """Everything of the lab that is shared by all checkouts on this machine."""
+    return Path(os.environ.get("GPULAB_HOME", "/var/lib/gpulab"))
+
+
+def run_dir() -> Path:
+    """Sockets, pid files and locks."""
+    return Path("/run/gpulab")
+
+
+def dot_lab() -> Path:
+    """What this checkout's inventory reads: key, known hosts, fingerprints."""
+    return REPO / ".lab"

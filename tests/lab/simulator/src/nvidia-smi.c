@@ -1,0 +1,333 @@
+/*
+ * SIMULATED nvidia-smi: the table, -L, -q (short) and --query-gpu, over libnvidia-ml.so.1 as the real one, with
+ * the real one's error texts and exit codes.
+ *
+ * It loads NVML at run time with old symbol versions, so that a binary built on Debian 12 also starts in an
+ * Ubuntu 20.04 or Debian 11 container.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+__asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
+__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
+extern void *dlopen(const char *, int);
+extern void *dlsym(void *, const char *);
+
+typedef void *handle_t;
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned gpu, memory; } utilisation_t;
+
+static void *library;
+#define CALL(name, ...) ({ int (*f)() = (int (*)())dlsym(library, name); f ? f(__VA_ARGS__) : 13; })
+
+static const char *error_text(int code)
+{
+    const char *(*f)(int) = (const char *(*)(int))dlsym(library, "nvmlErrorString");
+    return f ? f(code) : "Unknown Error";
+}
+
+struct gpu {
+    handle_t handle;
+    unsigned index, minor, temperature, power, limit, mig, mig_pending;
+    int failed, mig_supported, ecc_supported, ecc, persistence, cc_major, cc_minor, power_failed, pstate;
+    unsigned long long ecc_errors;
+    char name[96], uuid[96], serial[32], vbios[32];
+    pci_t pci;
+    memory_t memory;
+    utilisation_t utilisation;
+};
+
+static struct gpu gpus[64];
+static int gpu_count;
+static char driver_version[96];
+static int cuda_version;
+
+static void read_gpu(struct gpu *gpu)
+{
+    int mode = 0, pending = 0;
+    CALL("nvmlDeviceGetName", gpu->handle, gpu->name, (unsigned)sizeof gpu->name);
+    CALL("nvmlDeviceGetUUID", gpu->handle, gpu->uuid, (unsigned)sizeof gpu->uuid);
+    if (CALL("nvmlDeviceGetSerial", gpu->handle, gpu->serial, (unsigned)sizeof gpu->serial))
+        strcpy(gpu->serial, "[N/A]");
+    CALL("nvmlDeviceGetVbiosVersion", gpu->handle, gpu->vbios, (unsigned)sizeof gpu->vbios);
+    CALL("nvmlDeviceGetPciInfo_v3", gpu->handle, &gpu->pci);
+    CALL("nvmlDeviceGetMemoryInfo", gpu->handle, &gpu->memory);
+    CALL("nvmlDeviceGetUtilizationRates", gpu->handle, &gpu->utilisation);
+    CALL("nvmlDeviceGetTemperature", gpu->handle, 0, &gpu->temperature);
+    CALL("nvmlDeviceGetPowerUsage", gpu->handle, &gpu->power);
+    CALL("nvmlDeviceGetPowerManagementLimit", gpu->handle, &gpu->limit);
+    CALL("nvmlDeviceGetPersistenceMode", gpu->handle, &gpu->persistence);
+    CALL("nvmlDeviceGetPerformanceState", gpu->handle, &gpu->pstate);
+    CALL("nvmlDeviceGetMinorNumber", gpu->handle, &gpu->minor);
+    CALL("nvmlDeviceGetCudaComputeCapability", gpu->handle, &gpu->cc_major, &gpu->cc_minor);
+    gpu->mig_supported = !CALL("nvmlDeviceGetMigMode", gpu->handle, &gpu->mig, &gpu->mig_pending);
+    gpu->ecc_supported = !CALL("nvmlDeviceGetEccMode", gpu->handle, &mode, &pending);
+    gpu->ecc = mode;
+}
+
+static void write_plain(char *out, int size, struct gpu *gpu, const char *field, const char **unit)
+{
+    *unit = "";
+    if (!strcmp(field, "index")) snprintf(out, size, "%u", gpu->index);
+    else if (!strcmp(field, "count")) snprintf(out, size, "%d", gpu_count);
+    else if (!strcmp(field, "name") || !strcmp(field, "gpu_name")) snprintf(out, size, "%s", gpu->name);
+    else if (!strcmp(field, "uuid") || !strcmp(field, "gpu_uuid")) snprintf(out, size, "%s", gpu->uuid);
+    else if (!strcmp(field, "serial") || !strcmp(field, "gpu_serial")) snprintf(out, size, "%s", gpu->serial);
+    else if (!strcmp(field, "driver_version")) snprintf(out, size, "%s", driver_version);
+    else if (!strcmp(field, "vbios_version")) snprintf(out, size, "%s", gpu->vbios);
+    else if (!strcmp(field, "pci.bus_id") || !strcmp(field, "gpu_bus_id")) snprintf(out, size, "%s", gpu->pci.bus_id);
+    else if (!strcmp(field, "pci.domain")) snprintf(out, size, "0x%04X", gpu->pci.domain);
+    else if (!strcmp(field, "pci.bus")) snprintf(out, size, "0x%02X", gpu->pci.bus);
+    else if (!strcmp(field, "pci.device")) snprintf(out, size, "0x%02X", gpu->pci.device);
+    else if (!strcmp(field, "pci.device_id")) snprintf(out, size, "0x%08X", gpu->pci.id);
+    else if (!strcmp(field, "pci.sub_device_id")) snprintf(out, size, "0x%08X", gpu->pci.subsystem);
+    else if (!strcmp(field, "memory.total")) snprintf(out, size, "%llu", gpu->memory.total >> 20), *unit = " MiB";
+    else if (!strcmp(field, "memory.used")) snprintf(out, size, "%llu", gpu->memory.used >> 20), *unit = " MiB";
+    else if (!strcmp(field, "memory.free")) snprintf(out, size, "%llu", gpu->memory.free >> 20), *unit = " MiB";
+    else if (!strcmp(field, "utilization.gpu")) snprintf(out, size, "%u", gpu->utilisation.gpu), *unit = " %";
+    else if (!strcmp(field, "utilization.memory")) snprintf(out, size, "%u", gpu->utilisation.memory), *unit = " %";
+    else if (!strcmp(field, "temperature.gpu")) snprintf(out, size, "%u", gpu->temperature);
+    else if (!strcmp(field, "power.draw")) snprintf(out, size, "%u.%02u", gpu->power / 1000, gpu->power % 1000 / 10), *unit = " W";
+    else if (!strcmp(field, "power.limit")) snprintf(out, size, "%u.%02u", gpu->limit / 1000, gpu->limit % 1000 / 10), *unit = " W";
+    else if (!strcmp(field, "compute_cap")) snprintf(out, size, "%d.%d", gpu->cc_major, gpu->cc_minor);
+    else if (!strcmp(field, "compute_mode")) snprintf(out, size, "Default");
+    else if (!strcmp(field, "pstate")) snprintf(out, size, "P%d", gpu->pstate);
+    else if (!strcmp(field, "persistence_mode")) snprintf(out, size, gpu->persistence ? "Enabled" : "Disabled");
+    else if (!strcmp(field, "display_active") || !strcmp(field, "display_mode")) snprintf(out, size, "Disabled");
+    else if (!strcmp(field, "mig.mode.current")) snprintf(out, size, "%s", !gpu->mig_supported ? "[N/A]" : gpu->mig ? "Enabled" : "Disabled");
+    else if (!strcmp(field, "mig.mode.pending")) snprintf(out, size, "%s", !gpu->mig_supported ? "[N/A]" : gpu->mig_pending ? "Enabled" : "Disabled");
+    else if (!strcmp(field, "ecc.mode.current")) snprintf(out, size, "%s", !gpu->ecc_supported ? "[N/A]" : gpu->ecc ? "Enabled" : "Disabled");
+    else if (!strcmp(field, "minor_number")) snprintf(out, size, "%u", gpu->minor);
+    else out[0] = 0;
+}
+
+static const char *header_unit(const char *field)
+{
+    if (!strncmp(field, "memory.", 7)) return " [MiB]";
+    if (!strncmp(field, "utilization.", 12)) return " [%]";
+    if (!strncmp(field, "power.", 6)) return " [W]";
+    return "";
+}
+
+static int query(const char *fields, const char *format, struct gpu **chosen, int count)
+{
+    char copy[1024], value[128];
+    char *list[64];
+    const char *unit;
+    int n = 0, i, g, header = 1, units = 1;
+    struct gpu blank;
+    char *at;
+    memset(&blank, 0, sizeof blank);
+    snprintf(copy, sizeof copy, "%s", fields);
+    for (at = strtok(copy, ", "); at && n < 64; at = strtok(0, ", "))
+        list[n++] = at;
+    for (i = 0; i < n; i++) {
+        write_plain(value, sizeof value, count ? chosen[0] : &blank, list[i], &unit);
+        if (!value[0] && count) {
+            printf("Field \"%s\" is not a valid field to query.\n\n", list[i]);
+            return 2;
+        }
+    }
+    if (!format || strncmp(format, "csv", 3)) {
+        printf("\"--format=\" switch is missing. Run 'nvidia-smi -h' for help\n");
+        return 2;
+    }
+    header = !strstr(format, "noheader");
+    units = !strstr(format, "nounits");
+    if (header) {
+        for (i = 0; i < n; i++)
+            printf("%s%s%s", i ? ", " : "", list[i], header_unit(list[i]));
+        printf("\n");
+    }
+    for (g = 0; g < count; g++) {
+        for (i = 0; i < n; i++) {
+            write_plain(value, sizeof value, chosen[g], list[i], &unit);
+            printf("%s%s%s", i ? ", " : "", value, units ? unit : "");
+        }
+        printf("\n");
+    }
+    return 0;
+}
+
+static void table(struct gpu **chosen, int count)
+{
+    char stamp[64], cuda[16], memory[40], power[40], ecc[24];
+    const char *line = "+-----------------------------------------+------------------------+----------------------+";
+    time_t now = time(0);
+    int i;
+    strftime(stamp, sizeof stamp, "%a %b %e %H:%M:%S %Y", localtime(&now));
+    snprintf(cuda, sizeof cuda, "%d.%d", cuda_version / 1000, cuda_version % 1000 / 10);
+    printf("%-31s\n", stamp);
+    printf("+-----------------------------------------------------------------------------------------+\n");
+    printf("| NVIDIA-SMI %-22s Driver Version: %-14s CUDA Version: %-8s |\n", driver_version, driver_version, cuda);
+    printf("%s\n", line);
+    printf("| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |\n");
+    printf("| Fan  Temp   Perf          Pwr:Usage/Cap |           Memory-Usage | GPU-Util  Compute M. |\n");
+    printf("|                                         |                        |               MIG M. |\n");
+    printf("|=========================================+========================+======================|\n");
+    for (i = 0; i < count; i++) {
+        struct gpu *gpu = chosen[i];
+        char name[32];
+        snprintf(name, sizeof name, strlen(gpu->name) > 24 ? "%.21s ..." : "%s", gpu->name);
+        snprintf(memory, sizeof memory, "%7lluMiB / %6lluMiB", gpu->memory.used >> 20, gpu->memory.total >> 20);
+        snprintf(power, sizeof power, "%4uW / %4uW", gpu->power / 1000, gpu->limit / 1000);
+        snprintf(ecc, sizeof ecc, gpu->ecc_supported && gpu->ecc ? "%llu" : "N/A", gpu->ecc_errors);
+        printf("|%4u  %-26s %6s | %18s Off | %20s |\n", gpu->index, name, gpu->persistence ? "On" : "Off", gpu->pci.bus_id, ecc);
+        printf("| N/A %4uC    P%-2d         %s | %s | %7u%%      Default |\n", gpu->temperature, gpu->pstate, power, memory,
+               gpu->utilisation.gpu);
+        printf("|                                         |                        | %20s |\n",
+               !gpu->mig_supported ? "N/A" : gpu->mig ? "Enabled" : "Disabled");
+        printf("%s\n", line);
+    }
+    printf("\n+-----------------------------------------------------------------------------------------+\n");
+    printf("| Processes:                                                                              |\n");
+    printf("|  GPU   GI   CI              PID   Type   Process name                        GPU Memory |\n");
+    printf("|        ID   ID                                                               Usage      |\n");
+    printf("|=========================================================================================|\n");
+    printf("|  No running processes found                                                             |\n");
+    printf("+-----------------------------------------------------------------------------------------+\n");
+}
+
+static void details(struct gpu **chosen, int count)
+{
+    char stamp[64];
+    time_t now = time(0);
+    int i;
+    strftime(stamp, sizeof stamp, "%a %b %e %H:%M:%S %Y", localtime(&now));
+    printf("\n==============NVSMI LOG==============\n\n%-42s: %s\n", "Timestamp", stamp);
+    printf("%-42s: %s\n%-42s: %d.%d\n\n", "Driver Version", driver_version, "CUDA Version", cuda_version / 1000, cuda_version % 1000 / 10);
+    printf("%-42s: %d\n", "Attached GPUs", gpu_count);
+    for (i = 0; i < count; i++) {
+        struct gpu *gpu = chosen[i];
+        printf("GPU %s\n", gpu->pci.bus_id);
+        printf("    %-38s: %s\n", "Product Name", gpu->name);
+        printf("    %-38s: %s\n", "Persistence Mode", gpu->persistence ? "Enabled" : "Disabled");
+        printf("    MIG Mode\n        %-34s: %s\n", "Current", !gpu->mig_supported ? "N/A" : gpu->mig ? "Enabled" : "Disabled");
+        printf("    %-38s: %s\n", "Serial Number", gpu->serial);
+        printf("    %-38s: %s\n", "GPU UUID", gpu->uuid);
+        printf("    %-38s: %u\n", "Minor Number", gpu->minor);
+        printf("    %-38s: %s\n", "VBIOS Version", gpu->vbios);
+        printf("    FB Memory Usage\n        %-34s: %llu MiB\n        %-34s: %llu MiB\n        %-34s: %llu MiB\n", "Total",
+               gpu->memory.total >> 20, "Used", gpu->memory.used >> 20, "Free", gpu->memory.free >> 20);
+        printf("    Utilization\n        %-34s: %u %%\n", "GPU", gpu->utilisation.gpu);
+        printf("    Temperature\n        %-34s: %u C\n\n", "GPU Current Temp", gpu->temperature);
+    }
+}
+
+static int matches(struct gpu *gpu, const char *wanted)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%u", gpu->index);
+    return !strcmp(wanted, number) || !strcmp(wanted, gpu->uuid) || !strcmp(wanted, gpu->pci.bus_id) ||
+           !strcmp(wanted, gpu->pci.legacy);
+}
+
+static int smi(int argc, char **argv)
+{
+    const char *fields = 0, *format = 0, *wanted = 0;
+    int list = 0, full = 0, result, i, count = 0;
+    unsigned n = 0;
+    struct gpu *chosen[64];
+
+    for (i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        if (!strncmp(arg, "--query-gpu=", 12)) fields = arg + 12;
+        else if (!strncmp(arg, "--format=", 9)) format = arg + 9;
+        else if (!strcmp(arg, "-L") || !strcmp(arg, "--list-gpus")) list = 1;
+        else if (!strcmp(arg, "-q") || !strcmp(arg, "--query")) full = 1;
+        else if (!strcmp(arg, "-i") && i + 1 < argc) wanted = argv[++i];
+        else if (!strncmp(arg, "--id=", 5)) wanted = arg + 5;
+        else if (!strcmp(arg, "--version")) full = 2;
+        else if (!strcmp(arg, "-pm") && i + 1 < argc) { i++; full = 3; }
+        else if (!strcmp(arg, "-h") || !strcmp(arg, "--help")) {
+            printf("NVIDIA System Management Interface (SIMULATED for gpuready's lab)\n\n"
+                   "nvidia-smi [-L | -q | --query-gpu=FIELDS --format=csv[,noheader][,nounits]] [-i ID]\n");
+            return 0;
+        } else {
+            printf("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n\n");
+            return 2;
+        }
+    }
+
+    library = dlopen("libnvidia-ml.so.1", 2 /* RTLD_NOW */);
+    if (!library) {
+        printf("NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure that the NVIDIA Display "
+               "Driver is properly installed and present in your system.\nPlease also try adding directory that contains "
+               "libnvidia-ml.so to your system PATH.\n");
+        return 12;
+    }
+    result = CALL("nvmlInit_v2");
+    if (result == 9) {
+        printf("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest "
+               "NVIDIA driver is installed and running.\n\n");
+        return 9;
+    }
+    if (result) {
+        printf("Failed to initialize NVML: %s\n", error_text(result));
+        if (result == 18) {
+            char nvml[96] = "";
+            char *dot;
+            CALL("nvmlSystemGetNVMLVersion", nvml, (unsigned)sizeof nvml);
+            dot = strchr(nvml, '.');
+            if (dot) { /* "13.580.95.05" is shown as "580.95" */
+                char *end = strchr(dot + 1, '.');
+                end = end ? strchr(end + 1, '.') : 0;
+                if (end)
+                    *end = 0;
+                printf("NVML library version: %s\n", dot + 1);
+            }
+        }
+        return result > 255 ? 255 : result;
+    }
+    CALL("nvmlSystemGetDriverVersion", driver_version, (unsigned)sizeof driver_version);
+    CALL("nvmlSystemGetCudaDriverVersion", &cuda_version);
+    if (full == 2) {
+        printf("NVIDIA-SMI version  : %s\nNVML version        : %s\nDRIVER version      : %s\nCUDA Version        : %d.%d\n",
+               driver_version, driver_version, driver_version, cuda_version / 1000, cuda_version % 1000 / 10);
+        return 0;
+    }
+    CALL("nvmlDeviceGetCount_v2", &n);
+    gpu_count = (int)n;
+    for (i = 0; i < gpu_count && i < 64; i++) {
+        gpus[i].index = i;
+        result = CALL("nvmlDeviceGetHandleByIndex_v2", (unsigned)i, &gpus[i].handle);
+        if (result == 15) {
+            printf("Unable to determine the device handle for GPU%d: GPU is lost.  Reboot the system to recover this GPU\n\n", i);
+            return 15;
+        }
+        if (result) {
+            printf("Unable to determine the device handle for GPU%d: %s\n\n", i, error_text(result));
+            return result > 255 ? 255 : result;
+        }
+        read_gpu(&gpus[i]);
+        if (!wanted || matches(&gpus[i], wanted))
+            chosen[count++] = &gpus[i];
+    }
+    if (!gpu_count || (wanted && !count)) {
+        printf("No devices were found\n");
+        return 6;
+    }
+    if (list) {
+        for (i = 0; i < count; i++)
+            printf("GPU %u: %s (UUID: %s)\n", chosen[i]->index, chosen[i]->name, chosen[i]->uuid);
+    } else if (fields)
+        return query(fields, format, chosen, count);
+    else if (full == 3)
+        for (i = 0; i < count; i++)
+            printf("Enabled persistence mode for GPU %s.\nAll done.\n", chosen[i]->pci.bus_id);
+    else if (full)
+        details(chosen, count);
+    else
+        table(chosen, count);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    int code = smi(argc, argv);
+    fflush(stdout);
+    return code;
+}
