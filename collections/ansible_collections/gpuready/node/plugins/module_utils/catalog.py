@@ -1,0 +1,726 @@
+# Apache-2.0 (see LICENSE)
+"""What gpuready knows about frameworks, drivers, GPUs and runtimes: the YAML files in `data`, checked and immutable.
+
+`python -m gpuready.catalog --check` checks the files, `--refresh-pci-ids FILE` makes data/pci.ids anew
+from a full pci.ids (Debian's package of that name).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import re
+import sys
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from .versions import Version, driver_branch
+
+BASES = ("read", "read-partial", "inference", "memory")
+KINDS = ("long_term", "production", "new_feature", "developer")
+OPEN_MODULES = ("required", "optional", "impossible")
+FILES = ("frameworks.yml", "drivers.yml", "gpus.yml", "runtime.yml")
+_REQUIRED = object()
+
+
+class CatalogError(ValueError):
+    """A data file that cannot be used; the message names the file, the row and the field."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One version that a source states."""
+
+    version: str
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
+class GpuLimit:
+    """GPUs, from one compute capability on, that a framework does not fully support."""
+
+    since: str
+    support: str
+    text: str
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
+class Framework:
+    name: str
+    framework: str
+    version: str
+    image: str
+    image_size_mib: Optional[int]
+    probe: str
+    expect: Mapping[str, str]
+    cuda: str
+    cudnn: Optional[str]
+    python: Optional[str]
+    archs: Optional[Tuple[str, ...]]
+    archs_source: Optional[str]
+    archs_basis: Optional[str]
+    gpu_limits: Tuple[GpuLimit, ...]
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
+class Branch:
+    branch: int
+    kind: str
+    end_of_life: Optional[str]
+    max_cuda: str
+    source: str
+    basis: str
+
+    def supported_on(self, today: str) -> Optional[bool]:
+        """Does it still get fixes on this ISO date? None when nobody knows."""
+        if self.end_of_life is None:
+            return None
+        return self.end_of_life != "past" and today[:7] <= self.end_of_life
+
+
+@dataclass(frozen=True)
+class MinorVersionRule:
+    family: int
+    since: str
+    min: str
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
+class Family:
+    family: str
+    suffix: str
+
+
+@dataclass(frozen=True)
+class PackageSource:
+    """How one supplier of driver packages names them."""
+
+    name: str
+    os: str
+    releases: Tuple[str, ...]
+    architectures: Tuple[str, ...]
+    families: Tuple[Family, ...]
+    version_package: str
+    kernel_modules: str
+    precompiled: Tuple[str, ...]
+    kernel_headers: str
+    dkms: Tuple[str, ...]
+    dkms_module: str
+    metapackages: Tuple[str, ...]
+    nvswitch: str
+    closure: Tuple[str, ...]
+    offers: Mapping[str, Mapping[str, Tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    arch: str
+    compute_capabilities: Tuple[str, ...]
+    first_branch: Optional[int]
+    last_branch: Optional[int]
+    open_modules: str
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
+class Chip:
+    chip: str
+    arch: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class Product:
+    match: str
+    min_version: Optional[str]
+    open_modules: Optional[str]
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
+class DockerFacts:
+    cdi_feature_since: str
+    cdi_default_since: str
+    gpus_uses_cdi_since: str
+    distro_packages: Tuple[str, ...]
+    docker_ce_packages: Tuple[str, ...]
+    docker_ce_repo: str
+
+
+@dataclass(frozen=True)
+class ToolkitFacts:
+    packages: Tuple[str, ...]
+    legacy_packages: Tuple[str, ...]
+    runtime: Mapping[str, Any]
+    binaries: Tuple[str, ...]
+    cdi_spec: str
+    cdi_kind: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    frameworks: Mapping[str, Framework]
+    branches: Mapping[int, Branch]
+    minor_version: Tuple[MinorVersionRule, ...]
+    cuda_toolkit: Mapping[str, Fact]
+    open_first: int
+    open_default: int
+    open_source: str
+    package_sources: Mapping[str, PackageSource]
+    architectures: Mapping[str, Architecture]
+    chips: Tuple[Chip, ...]
+    products: Tuple[Product, ...]
+    docker: DockerFacts
+    toolkit: ToolkitFacts
+    pci_ids: Mapping[str, str]
+    pci_ids_version: str
+    sources: Mapping[str, str]
+
+    def cite(self, source: Optional[str]) -> str:
+        """The source behind a short name."""
+        return self.sources.get(source or "", source or "")
+
+    def toolkit_driver(self, cuda: str) -> Optional[Fact]:
+        """The driver that the first release of a CUDA version came with (`11.2` -> that of 11.2.0)."""
+        exact = self.cuda_toolkit.get(cuda)
+        if exact:
+            return exact
+        releases = [name for name in self.cuda_toolkit if name.startswith(cuda + ".")]
+        return self.cuda_toolkit[min(releases, key=Version)] if releases else None
+
+    def minor_version_floor(self, cuda: str) -> Optional[MinorVersionRule]:
+        """The minor-version rule that covers a CUDA version, if one does."""
+        for rule in self.minor_version:
+            if cuda.split(".")[0] == str(rule.family) and Version(cuda) >= Version(rule.since):
+                return rule
+        return None
+
+    def chip_of(self, device_name: str) -> Optional[Chip]:
+        """The chip of a pci.ids name such as `GA100 [A100 PCIe 80GB]`; None when its prefix is in no row."""
+        found = [chip for chip in self.chips if device_name.startswith(chip.chip)]
+        return max(found, key=lambda chip: len(chip.chip)) if found else None
+
+    def arch_of(self, compute_capability: str) -> Optional[str]:
+        for arch in self.architectures.values():
+            if compute_capability in arch.compute_capabilities:
+                return arch.arch
+        return None
+
+
+class _Row:
+    """One mapping of a data file; every complaint says which file, row and field."""
+
+    def __init__(self, file: str, where: str, data: Any) -> None:
+        self.file, self.where = file, where
+        if not isinstance(data, dict):
+            raise CatalogError("%s: %s: must be a mapping, not %r" % (file, where, data))
+        self.data = data
+        self.seen: set = set()
+
+    def fail(self, field: str, text: str) -> CatalogError:
+        return CatalogError("%s: %s: field %s: %s" % (self.file, self.where, field, text))
+
+    def get(self, field: str, kind: Any, default: Any = _REQUIRED, choices: Sequence[Any] = ()) -> Any:
+        self.seen.add(field)
+        if field not in self.data:
+            if default is _REQUIRED:
+                raise self.fail(field, "is missing")
+            return default
+        value = self.data[field]
+        if value is None and default is None:
+            return None
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.fail(field, "must be %s, not %r" % (kind.__name__, value))
+        if choices and value not in choices:
+            raise self.fail(field, "%r is none of %s" % (value, ", ".join(map(str, choices))))
+        return value
+
+    def text(self, field: str, default: Any = _REQUIRED, choices: Sequence[str] = ()) -> Any:
+        return self.get(field, str, default, choices)
+
+    def version(self, field: str, default: Any = _REQUIRED) -> Any:
+        value = self.text(field, default)
+        if value is not None and not re.match(r"^\d+(\.\d+)*$", value):
+            raise self.fail(field, "%r is not a version such as 460.27.03" % value)
+        return value
+
+    def texts(self, field: str) -> Tuple[str, ...]:
+        values = self.get(field, list)
+        for value in values:
+            if not isinstance(value, str):
+                raise self.fail(field, "must be a list of strings; %r is none" % (value,))
+        return tuple(values)
+
+    def basis(self, field: str = "basis") -> str:
+        return self.text(field, choices=BASES)
+
+    def sub(self, field: str) -> "_Row":
+        return _Row(self.file, "%s: %s" % (self.where, field), self.get(field, dict))
+
+    def rows(self, field: str, key: str) -> List["_Row"]:
+        found = []
+        for number, item in enumerate(self.get(field, list), start=1):
+            name = item.get(key) if isinstance(item, dict) else None
+            found.append(_Row(self.file, "%s row %d%s" % (field, number, " (%s)" % name if name else ""), item))
+        return found
+
+    def done(self) -> None:
+        unknown = sorted(set(self.data) - self.seen)
+        if unknown:
+            raise self.fail(unknown[0], "is not known here; known: %s" % ", ".join(sorted(self.seen)))
+
+
+def _unique(rows: Dict[Any, Any], key: Any, value: Any, row: _Row, field: str) -> None:
+    if key in rows:
+        raise row.fail(field, "%s is there twice" % key)
+    rows[key] = value
+
+
+def _framework(row: _Row) -> Framework:
+    limits = []
+    for limit in row.rows("gpu_limits", "from"):
+        limits.append(
+            GpuLimit(
+                limit.version("from"),
+                limit.text("support", choices=("list", "none")),
+                limit.text("text"),
+                limit.text("source"),
+                limit.basis(),
+            )
+        )
+        limit.done()
+    expect = row.sub("expect")
+    archs = None if row.get("archs", list, None) is None else row.texts("archs")
+    for arch in archs or ():
+        if not re.match(r"^(sm|compute)_\d{2,3}$", arch):
+            raise row.fail("archs", "%r is neither sm_XY nor compute_XY" % arch)
+    row.text("image_size_source", None)
+    row.text("image_size_basis", None, choices=BASES)
+    found = Framework(
+        name=row.text("name"),
+        framework=row.text("framework"),
+        version=row.text("version"),
+        image=row.text("image"),
+        image_size_mib=row.get("image_size_mib", int, None),
+        probe=row.text("probe"),
+        expect=MappingProxyType({"framework_version": expect.text("framework_version"), "cuda": expect.text("cuda")}),
+        cuda=row.version("cuda"),
+        cudnn=row.text("cudnn", None),
+        python=row.text("python", None),
+        archs=archs,
+        archs_source=row.text("archs_source", None),
+        archs_basis=row.text("archs_basis", None, choices=BASES),
+        gpu_limits=tuple(limits),
+        source=row.text("source"),
+        basis=row.basis(),
+    )
+    if ":" not in found.image:
+        raise row.fail("image", "%r names no tag" % found.image)
+    expect.done()
+    row.done()
+    return found
+
+
+def _package_source(name: str, row: _Row) -> PackageSource:
+    families = []
+    for family in row.rows("families", "family"):
+        families.append(Family(family.text("family"), family.text("suffix")))
+        family.text("source"), family.basis()
+        family.done()
+    offers: Dict[str, Mapping[str, Tuple[int, ...]]] = {}
+    for offer in row.rows("offers", "release"):
+        release, listed = offer.text("release"), offer.get("families", dict)
+        for family_name, numbers in listed.items():
+            if family_name not in [family.family for family in families]:
+                raise offer.fail("families", "%r is no family of this source" % family_name)
+            if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+                raise offer.fail("families", "%s must be a list of branch numbers" % family_name)
+        _unique(offers, release, MappingProxyType({k: tuple(v) for k, v in listed.items()}), offer, "release")
+        offer.text("source"), offer.basis()
+        offer.done()
+    precompiled, dkms = row.sub("precompiled"), row.sub("dkms")
+    for part in (precompiled, dkms):
+        part.text("source"), part.basis()
+    found = PackageSource(
+        name=name,
+        os=row.text("os"),
+        releases=row.texts("releases"),
+        architectures=row.texts("architectures"),
+        families=tuple(families),
+        version_package=row.text("version_package"),
+        kernel_modules=precompiled.text("kernel_modules"),
+        precompiled=precompiled.texts("packages"),
+        kernel_headers=dkms.text("kernel_headers"),
+        dkms=dkms.texts("packages"),
+        dkms_module=dkms.text("module_package"),
+        metapackages=row.texts("metapackages"),
+        nvswitch=row.text("nvswitch"),
+        closure=row.texts("closure"),
+        offers=MappingProxyType(offers),
+    )
+    precompiled.done(), dkms.done(), row.done()
+    return found
+
+
+def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
+    """The catalog from the parsed files (`{file name: content}`) and the text of pci.ids."""
+    sources: Dict[str, str] = {}
+    tops: Dict[str, _Row] = {}
+    for file in FILES:
+        top = tops[file] = _Row(file, "top level", data.get(file))
+        schema = top.get("schema", int)
+        if schema != 1:
+            raise top.fail("schema", "is %s; this gpuready reads 1" % schema)
+        for short, long in top.get("sources", dict).items():
+            if sources.get(short, long) != long:
+                raise top.fail("sources", "%s means something else in another file" % short)
+            sources[short] = long
+
+    frameworks: Dict[str, Framework] = {}
+    for row in tops["frameworks.yml"].rows("frameworks", "name"):
+        framework = _framework(row)
+        _unique(frameworks, framework.name, framework, row, "name")
+
+    drivers = tops["drivers.yml"]
+    branches: Dict[int, Branch] = {}
+    for row in drivers.rows("branches", "branch"):
+        end = row.text("end_of_life", None)
+        if end not in (None, "past") and not re.match(r"^\d{4}-\d{2}$", end):
+            raise row.fail("end_of_life", "%r is neither YYYY-MM nor past" % end)
+        number = row.get("branch", int)
+        branch = Branch(
+            number, row.text("kind", choices=KINDS), end, row.version("max_cuda"), row.text("source"), row.basis()
+        )
+        _unique(branches, number, branch, row, "branch")
+        row.done()
+    rules = []
+    for row in drivers.rows("cuda_minor_version", "family"):
+        rules.append(
+            MinorVersionRule(
+                row.get("family", int), row.version("since"), row.version("min"), row.text("source"), row.basis()
+            )
+        )
+        row.done()
+    toolkit_rows: Dict[str, Fact] = {}
+    for row in drivers.rows("cuda_toolkit", "cuda"):
+        _unique(
+            toolkit_rows,
+            row.version("cuda"),
+            Fact(row.version("min"), row.text("source"), row.basis()),
+            row,
+            "cuda",
+        )
+        row.done()
+    open_row = drivers.sub("open_modules")
+    open_first, open_default = open_row.sub("first_branch"), open_row.sub("default_from")
+    for part in (open_first, open_default):
+        part.get("branch", int), part.text("source"), part.basis()
+        part.done()
+    suppliers = {}
+    for name in drivers.get("package_sources", dict):
+        supplier_row = drivers.sub("package_sources").sub(name)
+        supplier_row.where = "package_sources: %s" % name
+        suppliers[name] = _package_source(name, supplier_row)
+    for framework in frameworks.values():
+        if not any(name == framework.cuda or name.startswith(framework.cuda + ".") for name in toolkit_rows):
+            raise CatalogError(
+                "frameworks.yml: frameworks row (%s): field cuda: drivers.yml has no cuda_toolkit row for %s"
+                % (framework.name, framework.cuda)
+            )
+
+    gpus = tops["gpus.yml"]
+    architectures: Dict[str, Architecture] = {}
+    for row in gpus.rows("architectures", "arch"):
+        arch = Architecture(
+            row.text("arch"),
+            row.texts("compute_capabilities"),
+            row.get("first_branch", int, None),
+            row.get("last_branch", int, None),
+            row.text("open_modules", choices=OPEN_MODULES),
+            row.text("source"),
+            row.basis(),
+        )
+        _unique(architectures, arch.arch, arch, row, "arch")
+        row.done()
+    chips: Dict[str, Chip] = {}
+    for row in gpus.rows("chips", "chip"):
+        chip = Chip(row.text("chip"), row.text("arch", choices=sorted(architectures)), row.version("compute_capability"))
+        if chip.compute_capability not in architectures[chip.arch].compute_capabilities:
+            raise row.fail("compute_capability", "%s is not one of %s's" % (chip.compute_capability, chip.arch))
+        row.text("source"), row.basis()
+        row.done()
+        _unique(chips, chip.chip, chip, row, "chip")
+    products = []
+    for row in gpus.rows("products", "match"):
+        products.append(
+            Product(
+                row.text("match"),
+                row.version("min_version", None),
+                row.text("open_modules", None, choices=OPEN_MODULES),
+                row.text("source"),
+                row.basis(),
+            )
+        )
+        row.done()
+
+    runtime = tops["runtime.yml"]
+    docker, toolkit = runtime.sub("docker"), runtime.sub("toolkit")
+    since = {}
+    for field in ("cdi_feature_since", "cdi_default_since", "gpus_uses_cdi_since"):
+        row = docker.sub(field)
+        since[field] = row.version("version")
+        row.text("source"), row.basis()
+        row.done()
+    docker_facts = DockerFacts(
+        distro_packages=docker.texts("distro_packages"),
+        docker_ce_packages=docker.texts("docker_ce_packages"),
+        docker_ce_repo=docker.text("docker_ce_repo"),
+        **since,
+    )
+    runtime_row = toolkit.sub("runtime")
+    toolkit_facts = ToolkitFacts(
+        packages=toolkit.texts("packages"),
+        legacy_packages=toolkit.texts("legacy_packages"),
+        runtime=MappingProxyType(
+            {"name": runtime_row.text("name"), "path": runtime_row.text("path"), "args": runtime_row.texts("args")}
+        ),
+        binaries=toolkit.texts("binaries"),
+        cdi_spec=toolkit.text("cdi_spec"),
+        cdi_kind=toolkit.text("cdi_kind"),
+    )
+    toolkit.text("packages_source"), toolkit.basis("packages_basis")
+    for part in (runtime_row, docker, toolkit, *tops.values()):
+        part.done()
+
+    ids, ids_version = parse_pci_ids(pci_ids_text)
+    return Catalog(
+        frameworks=MappingProxyType(frameworks),
+        branches=MappingProxyType(branches),
+        minor_version=tuple(rules),
+        cuda_toolkit=MappingProxyType(toolkit_rows),
+        open_first=open_first.data["branch"],
+        open_default=open_default.data["branch"],
+        open_source=open_default.data["source"],
+        package_sources=MappingProxyType(suppliers),
+        architectures=MappingProxyType(architectures),
+        chips=tuple(chips.values()),
+        products=tuple(products),
+        docker=docker_facts,
+        toolkit=toolkit_facts,
+        pci_ids=MappingProxyType(ids),
+        pci_ids_version=ids_version,
+        sources=MappingProxyType(sources),
+    )
+
+
+def parse_pci_ids(text: str) -> Tuple[Dict[str, str], str]:
+    """NVIDIA's devices of a pci.ids text ({device id: name}) and the list's version."""
+    ids: Dict[str, str] = {}
+    version, inside = "", False
+    for line in text.splitlines():
+        if line.startswith("#"):
+            found = re.match(r"^#\s+Version:\s*(\S+)", line)
+            version = found.group(1) if found else version
+        elif re.match(r"^[0-9a-fA-F]{4}\s", line):
+            inside = line.lower().startswith("10de")
+        elif inside and re.match(r"^\t[0-9a-fA-F]{4}\s", line):
+            device, name = line.strip().split(None, 1)
+            # The list itself has names such as `GH100[H100 ...]`.
+            ids[device.lower()] = re.sub(r"^(\w+)\[", r"\1 [", name)
+    if not ids:
+        raise CatalogError("pci.ids: no device of vendor 10de in it")
+    return ids, version
+
+
+def data_directory() -> str:
+    """Where the data files lie: beside the installed package, or in the collection."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    for place in (os.path.join(here, "data"), os.path.join(here, os.pardir, os.pardir, "data")):
+        if os.path.isfile(os.path.join(place, FILES[0])):
+            return os.path.normpath(place)
+    try:
+        import gpuready.data  # type: ignore[import-untyped,unused-ignore]
+
+        return os.path.dirname(os.path.abspath(gpuready.data.__file__ or ""))
+    except ImportError:
+        raise CatalogError("gpuready's data files are neither in %s/data nor in the collection" % here) from None
+
+
+def load(directory: Optional[str] = None) -> Catalog:
+    """The catalog from a directory of data files; the shipped ones by default."""
+    place = directory or data_directory()
+    try:
+        return _load(place, tuple(os.stat(os.path.join(place, name)).st_mtime_ns for name in (*FILES, "pci.ids")))
+    except OSError as error:
+        raise CatalogError("%s: cannot be read (%s)" % (error.filename, error.strerror)) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _load(place: str, _times: Tuple[int, ...]) -> Catalog:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data = {}
+    for file in FILES:
+        with open(os.path.join(place, file), encoding="utf-8") as handle:
+            try:
+                data[file] = yaml.load(handle, Loader=loader)
+            except yaml.YAMLError as error:
+                raise CatalogError("%s: is not YAML: %s" % (file, " ".join(str(error).split()))) from error
+    with open(os.path.join(place, "pci.ids"), encoding="utf-8") as handle:
+        return build(data, handle.read())
+
+
+def annotate(observed: Mapping[str, Any], catalog: Catalog) -> Dict[str, Any]:
+    """A copy of an observation whose GPUs carry name, chip, arch and compute_capability; unknown stays None.
+
+    The name comes from pci.ids, chip and architecture from the chip's row, and where a driver answers,
+    NVML's compute capability decides.
+    """
+    result = dict(observed)
+    host = dict(result.get("host") or {})
+    driver = result.get("driver") or {}
+    devices = {str(device.get("pci", "")).lower()[-12:]: device for device in driver.get("devices") or []}
+    gpus = []
+    for gpu in host.get("gpus") or []:
+        gpu = copy.copy(gpu)
+        full_name = catalog.pci_ids.get(str(gpu.get("device_id") or "").lower())
+        product = None
+        if full_name:
+            bracket = re.search(r"\[(.+)\]", full_name)
+            product = bracket.group(1) if bracket else full_name
+        chip = catalog.chip_of(full_name or "")
+        gpu["name"] = gpu.get("name") or product
+        # GA102GL and GA102M are boards with a GA102.
+        gpu["chip"] = gpu.get("chip") or (full_name[:5] if full_name and chip else None)
+        asked = (devices.get(str(gpu.get("pci") or "").lower()[-12:]) or {}).get("compute_capability")
+        capability = asked or gpu.get("compute_capability") or (chip.compute_capability if chip else None)
+        gpu["compute_capability"] = capability
+        gpu["arch"] = (catalog.arch_of(capability) if capability else None) or gpu.get("arch")
+        gpus.append(gpu)
+    if "gpus" in host:
+        host["gpus"] = gpus
+        result["host"] = host
+    return result
+
+
+def product_of(gpu: Mapping[str, Any], catalog: Catalog) -> Optional[Product]:
+    """The row of gpus.yml for this very product, if it has one."""
+    full_name = catalog.pci_ids.get(str(gpu.get("device_id") or "").lower()) or str(gpu.get("name") or "")
+    for product in catalog.products:
+        if product.match in full_name:
+            return product
+    return None
+
+
+def find_gpu(text: str, catalog: Catalog) -> List[Dict[str, Any]]:
+    """GPUs whose name in pci.ids has all words of `text` (`A100`, `tesla t4`), as observed GPUs, best match first."""
+    words = [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+    found = []
+    for device, name in catalog.pci_ids.items():
+        parts = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+        if words and all(word in parts for word in words) and catalog.chip_of(name):
+            found.append((len(parts), device))
+    if not found and re.match(r"^[0-9a-f]{4}$", text.lower()):
+        found = [(0, text.lower())]
+    gpus = []
+    for _, device in sorted(found):
+        gpus.append(
+            {
+                "pci": "0000:01:00.0",
+                "vendor_id": "10de",
+                "device_id": device,
+                "class": "030200",
+                "driver_bound": None,
+                "name": None,
+                "chip": None,
+                "arch": None,
+            }
+        )
+    return gpus
+
+
+def extract_pci_ids(text: str) -> str:
+    """NVIDIA's part of a full pci.ids: the list's own header and licence, and the devices without board names."""
+    header, body, inside = [], [], False
+    for line in text.splitlines():
+        if not body and not inside and line.startswith("#") and not line.startswith("# Vendors"):
+            header.append(line)
+        elif re.match(r"^[0-9a-fA-F]{4}\s", line):
+            inside = line.lower().startswith("10de")
+            if inside:
+                body.append(line)
+        elif line.startswith("# Vendors"):
+            inside = False
+        elif inside and re.match(r"^\t[0-9a-fA-F]", line):
+            body.append(line)
+    while header and header[-1].strip("# \t") == "":
+        header.pop()
+    note = [
+        "#",
+        "#\tThis is an extract made by `python -m gpuready.catalog --refresh-pci-ids`:",
+        "#\tvendor 10de only, without subsystems. Changes belong upstream, not here.",
+        "#",
+    ]
+    parse_pci_ids("\n".join(body))
+    end = next((i for i, line in enumerate(header) if "Syntax:" in line), len(header))
+    return "\n".join([*header[:end], *note, *body]) + "\n"
+
+
+def driver_line(version: str, catalog: Catalog) -> Optional[Branch]:
+    """The branch that a driver version belongs to, if the catalog knows it."""
+    number = driver_branch(version)
+    return catalog.branches.get(number) if number is not None else None
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m gpuready.catalog", description="gpuready's data files")
+    parser.add_argument("--check", action="store_true", help="read and check the data files")
+    parser.add_argument(
+        "--refresh-pci-ids",
+        metavar="FILE",
+        nargs="?",
+        const="/usr/share/misc/pci.ids",
+        help="make data/pci.ids anew from a full pci.ids (default: the one of the Debian package pci.ids)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.refresh_pci_ids:
+            with open(options.refresh_pci_ids, encoding="utf-8") as handle:
+                text = extract_pci_ids(handle.read())
+            target = os.path.join(data_directory(), "pci.ids")
+            with open(target, "w", encoding="utf-8") as handle:
+                handle.write(text)
+            print("%s: list of %s, %d devices" % (target, *reversed([len(parse_pci_ids(text)[0]), parse_pci_ids(text)[1]])))
+        catalog = load()
+    except (CatalogError, OSError) as error:
+        print("gpuready: %s" % error, file=sys.stderr)
+        return 2
+    print(
+        "%d frameworks, %d driver branches, %d architectures, %d PCI ids (%s): all rows are sound"
+        % (
+            len(catalog.frameworks),
+            len(catalog.branches),
+            len(catalog.architectures),
+            len(catalog.pci_ids),
+            catalog.pci_ids_version,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
