@@ -37,8 +37,8 @@ RUN_FLAGS = (
     "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--cgroupns=host", "--stop-signal=SIGRTMIN+3",
     # `reboot` in the node ends the container; this is its power switch.
     "--restart=always",
-    # Names of the lab resolve; anything else fails at once instead of leaking to the machine's resolver.
-    "--dns=127.0.0.1", "--dns-option=ndots:0",
+    # Names of the lab resolve; anything else fails soon instead of leaking to the machine's resolver.
+    "--dns=240.0.0.1", "--dns-option=timeout:1", "--dns-option=attempts:1", "--dns-option=ndots:0",
     "--env=container=docker",
 )  # fmt: skip
 
