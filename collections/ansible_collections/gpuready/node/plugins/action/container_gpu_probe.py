@@ -1,0 +1,116 @@
+# Copyright: gpuready contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a workload's container, and judge its answer here. See modules/container_gpu_probe.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import transform_to_native_types
+from ansible_collections.gpuready.node.plugins.module_utils import verification as judging
+from ansible_collections.gpuready.node.plugins.module_utils.findings import first_findings
+
+PROBES = Path(__file__).parents[2] / "data" / "probes"
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "image": {"type": "str", "required": True},
+    "probe": {"type": "str", "default": "tensorflow"},
+    "workload": {"type": "str", "default": ""},
+    "level": {"type": "str", "choices": ["list", "compute"], "default": "list"},
+    "launch": {"type": "str", "choices": ["auto", *judging.LAUNCH_ARGUMENTS], "default": "auto"},
+    "gpus_expected": {"type": "int"},
+    "expect": {
+        "type": "dict",
+        "default": {},
+        "options": {"framework_version": {"type": "str"}, "cuda": {"type": "str"}},
+    },
+    "simulated": {"type": "bool", "default": False},
+    "timeout_seconds": {"type": "int", "default": 300},
+    "must_pass": {"type": "bool", "default": True},
+}
+
+
+class ActionModule(ActionBase):
+    """Send the probe with the module, then judge."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        _validation, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        arguments = transform_to_native_types(arguments, redact=False)
+        if arguments["timeout_seconds"] < 1:
+            raise AnsibleActionFail("timeout_seconds must be at least 1")
+        host = str(task_vars["inventory_hostname"])
+        facts = task_vars.get("ansible_facts") or {}
+        gpu_stack = transform_to_native_types(facts.get("gpu_stack"), redact=False)
+        gpu_plan = transform_to_native_types(facts.get("gpu_plan"), redact=False)
+        launch = self._launch(arguments["launch"], gpu_plan)
+
+        result = self._execute_module(
+            module_name="gpuready.node.container_gpu_probe",
+            module_args={
+                "image": arguments["image"],
+                "probe_text": self._probe_text(arguments["probe"]),
+                "level": arguments["level"],
+                "launch_arguments": launch["arguments"],
+                "timeout_seconds": arguments["timeout_seconds"],
+            },
+            task_vars=task_vars,
+        )
+        if result.get("failed") or "run" not in result:
+            cause = str(result.get("msg") or "no reason was given").strip()
+            said = str(result.get("module_stderr") or result.get("module_stdout") or "").strip()
+            raise AnsibleActionFail(
+                f"the probe could not be run on {host}: {cause}"
+                + (f"\nThe node said: {said[-2000:]}" if said else "")
+            )
+
+        expected = arguments["gpus_expected"]
+        verification = judging.judge(
+            result["run"],
+            host=host,
+            simulated=arguments["simulated"],
+            workload=arguments["workload"],
+            image=arguments["image"],
+            level=arguments["level"],
+            launch=launch,
+            expect={key: value for key, value in arguments["expect"].items() if value},
+            gpus_expected=expected if expected is not None else judging.expected_gpus(gpu_stack),
+            timeout=arguments["timeout_seconds"],
+        )
+        if not verification["ok"] and gpu_stack:
+            # The causes on the node come before what the container could see of them.
+            verification["findings"] = first_findings(gpu_stack, verification) + verification["findings"]
+        text = judging.verdict_text(verification)
+        answer = {
+            "changed": False,
+            "verification": verification,
+            "text": text,
+            "_ansible_verbose_override": True,
+        }
+        if arguments["must_pass"] and not verification["ok"]:
+            answer.update(failed=True, msg=text)
+        return answer
+
+    @staticmethod
+    def _launch(way: str, gpu_plan: dict[str, Any] | None) -> dict[str, Any]:
+        reason = "asked for"
+        if way == "auto":
+            planned = ((gpu_plan or {}).get("container_runtime") or {}).get("launch") or {}
+            way = planned.get("way") or "gpus"
+            reason = planned.get("reason") or "no plan says otherwise"
+        return {"way": way, "arguments": judging.LAUNCH_ARGUMENTS[way], "reason": reason}
+
+    @staticmethod
+    def _probe_text(name: str) -> str:
+        known = sorted(path.stem for path in PROBES.glob("*.py"))
+        if name not in known:
+            raise AnsibleActionFail(f"probe: there is no probe {name!r}; there are {', '.join(known)}")
+        return (PROBES / f"{name}.py").read_text(encoding="utf-8")

@@ -1,0 +1,118 @@
+# Copyright: gpuready contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Observe a node and plan for it: one module call there, everything else here. See modules/gpu_plan.py."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible.utils.vars import transform_to_native_types
+from ansible_collections.gpuready.node.plugins.module_utils import variables
+from ansible_collections.gpuready.node.plugins.module_utils.catalog import annotate, load_catalog
+from ansible_collections.gpuready.node.plugins.module_utils.planner import plan as make_plan
+from ansible_collections.gpuready.node.plugins.module_utils.render import render
+from ansible_collections.gpuready.node.plugins.module_utils.wishes import DEFAULT_WISHES, check
+
+display = Display()
+
+ARGUMENTS = {"observed": {"type": "dict"}}
+
+
+class ActionModule(ActionBase):
+    """Collect wishes, observe, plan."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        _validation, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        host = str(task_vars["inventory_hostname"])
+        specs = self._specs(task_vars)
+        self._refuse_misspelt(task_vars, specs)
+        wishes = self._wishes(task_vars)
+
+        observed = arguments.get("observed")
+        if observed is None:
+            observed = self._observe(host, wishes, task_vars)
+        observed = transform_to_native_types(observed, redact=False)
+
+        catalog = load_catalog()
+        observed = annotate(observed, catalog)
+        plan = make_plan(observed, wishes, catalog, host=host, today=datetime.date.today())
+        return {
+            "changed": False,
+            "gpu_stack": observed,
+            "plan": plan,
+            "text": render(plan),
+            "ansible_facts": {"gpu_stack": observed, "gpu_plan": plan},
+            # -v shows the plan, not several screens of observation.
+            "_ansible_verbose_override": True,
+        }
+
+    # --- variables ----------------------------------------------------------------------------------------
+
+    def _specs(self, task_vars: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+        """The argument specs of the roles that lie beside the role ``gpuready``."""
+        candidates = []
+        role = getattr(self._task, "_role", None)
+        if role is not None:
+            candidates.append(Path(role.get_role_path()).parent)
+        if task_vars.get("playbook_dir"):
+            candidates.append(Path(str(task_vars["playbook_dir"])) / "roles")
+        candidates += [Path(path) for path in C.DEFAULT_ROLES_PATH or []]
+        for directory in candidates:
+            if (directory / "gpuready" / "meta" / "argument_specs.yml").is_file():
+                return variables.load_specs(directory)
+        display.vv("gpu_plan: the roles were not found, so variable names are not checked")
+        return {}
+
+    @staticmethod
+    def _refuse_misspelt(task_vars: dict[str, Any], specs: dict[str, dict[str, dict[str, Any]]]) -> None:
+        names = {str(name): name for name in task_vars}
+        found = variables.misspelt(names, specs)
+        if found:
+            # With the name as the object, Ansible shows the file and line that it comes from.
+            raise AnsibleActionFail("; ".join(message for _, message in found), obj=names[found[0][0]])
+        for message in variables.lookalikes(names, specs):
+            display.warning(message)
+
+    def _wishes(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """What the inventory asks for: the values given to the planner's variables, over its defaults."""
+        given = {
+            name: transform_to_native_types(self._templar.template(task_vars[name]), redact=False)
+            for name in DEFAULT_WISHES
+            if name in task_vars
+        }
+        wishes, problems = check(given)
+        if problems:
+            raise AnsibleActionFail(
+                "; ".join(f"{problem.what} ({' or '.join(problem.options)})" for problem in problems),
+                obj=task_vars[problems[0].variable],
+            )
+        return wishes
+
+    # --- the node -----------------------------------------------------------------------------------------
+
+    def _observe(self, host: str, wishes: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        result = self._execute_module(
+            module_name="gpuready.node.gpu_stack_info",
+            module_args={"endpoints": variables.endpoints(wishes)},
+            task_vars=task_vars,
+        )
+        if result.get("failed") or "gpu_stack" not in result:
+            cause = str(result.get("msg") or "no reason was given").strip()
+            said = str(result.get("module_stderr") or result.get("module_stdout") or "").strip()
+            raise AnsibleActionFail(
+                f"{host} could not be observed: {cause}"
+                + (f"\nThe node said: {said[-2000:]}" if said else ""),
+            )
+        return result["gpu_stack"]

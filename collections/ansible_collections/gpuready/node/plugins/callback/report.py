@@ -1,0 +1,334 @@
+# Copyright: gpuready contributors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+name: report
+type: aggregate
+short_description: Say what every node came to, on the terminal and in files
+version_added: "0.1.0"
+description:
+  - Follows a run, and if one of its tasks was M(gpuready.node.gpu_plan) or
+    M(gpuready.node.container_gpu_probe), ends it with a table of node and layer, the cause of every failure,
+    and files under O(artifacts_dir).
+  - Other runs are left alone. A report that cannot be written is a warning and never fails a run. Results of
+    tasks with C(no_log) are not written; passwords within URLs and values of keys named like secrets are
+    blotted out.
+options:
+  artifacts_dir:
+    description:
+      - Folder for the runs. By default C(artifacts) beside C(site.yml) or, where there is none above the
+        playbook, beside the playbook.
+    type: path
+    env:
+      - name: GPUREADY_ARTIFACTS_DIR
+    ini:
+      - section: gpuready
+        key: artifacts_dir
+author:
+  - gpuready contributors (@gpuready)
+requirements:
+  - enabled by C(callbacks_enabled) in C(ansible.cfg)
+"""
+
+import datetime
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible import context
+from ansible.plugins.callback import CallbackBase
+from ansible_collections.gpuready.node.plugins.module_utils import report
+
+PLAN_ACTIONS = {"gpuready.node.gpu_plan"}
+PROBE_ACTIONS = {"gpuready.node.container_gpu_probe"}
+
+#: Run on the controller, however many nodes they are for.
+CONTROLLER_ACTIONS = {
+    "add_host",
+    "assert",
+    "debug",
+    "fail",
+    "group_by",
+    "import_playbook",
+    "import_role",
+    "import_tasks",
+    "include_role",
+    "include_tasks",
+    "include_vars",
+    "meta",
+    "pause",
+    "set_fact",
+    "set_stats",
+    "validate_argument_spec",
+}
+#: Action plugins that call two modules each time: `stat`, then `copy` or `file`.
+TWO_MODULES = {"assemble", "copy", "template"}
+APT_SUMMARY = re.compile(r"^(\d+) (?:packages )?upgraded, (\d+) newly installed, ", re.M)
+
+STATUS_COLOURS = {
+    "verified": C.COLOR_OK,
+    "provisioned": C.COLOR_OK,
+    "planned": C.COLOR_CHANGED,
+    "reboot_pending": C.COLOR_CHANGED,
+    "conflict": C.COLOR_ERROR,
+    "failed": C.COLOR_ERROR,
+    "unreachable": C.COLOR_UNREACHABLE,
+}
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _speaks_unicode(stream: Any) -> bool:
+    """Whether the stream can carry the check marks, and the terminal is likely to draw them."""
+    if os.environ.get("TERM") == "linux":  # the text console's font has none
+        return False
+    try:
+        "".join([*report.SYMBOLS.values(), report.PENDING_SYMBOL]).encode(
+            getattr(stream, "encoding", None) or "ascii"
+        )
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
+class CallbackModule(CallbackBase):
+    """Collect what the tasks returned; write and print it when the run ends."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "gpuready.node.report"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._started = _now()
+        self._clock = time.monotonic()
+        self._playbook = Path("run.yml")
+        self._relevant = False
+        self._records: dict[str, dict[str, Any]] = {}
+
+    # --- events -------------------------------------------------------------------------------------------
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        self._playbook = Path(playbook._file_name)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        if self._action(task) in PLAN_ACTIONS | PROBE_ACTIONS:
+            self._relevant = True
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        record = self._count(result)
+        if self._is_hidden(result):
+            return
+        action = self._action(result.task)
+        if action in PLAN_ACTIONS:
+            self._take_plan(record, result.result)
+        elif action in PROBE_ACTIONS:
+            self._take_verifications(record, result.result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        record = self._count(result)
+        if self._action(result.task) in PROBE_ACTIONS and not self._is_hidden(result):
+            self._take_verifications(record, result.result)
+        if not ignore_errors:
+            record["failed"] = True
+            record["error"] = self._cause(result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        record = self._record(result.host.get_name())
+        record["unreachable"] = True
+        record["error"] = self._cause(result)
+
+    def v2_runner_retry(self, result: Any) -> None:
+        # The last try arrives as ok or failed; every earlier one was an execution too.
+        self._record(result.host.get_name())["module_executions"] += self._executions(result)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        if not self._relevant:
+            return
+        for host, record in self._records.items():
+            # What a rescue or ignore_unreachable has forgiven is no longer a failure of the host.
+            record["failed"] = record["failed"] and bool(stats.failures.get(host))
+            record["unreachable"] = record["unreachable"] and bool(stats.dark.get(host))
+            if not record["failed"] and not record["unreachable"]:
+                record["error"] = None
+        self._report()
+
+    # --- collecting ---------------------------------------------------------------------------------------
+
+    def _record(self, host: str) -> dict[str, Any]:
+        return self._records.setdefault(
+            host,
+            {
+                "host": host,
+                "simulated": False,
+                "gpu_stack": None,
+                "plan": None,
+                "text": "",
+                "verification": [],
+                "changed_tasks": [],
+                "module_executions": 0,
+                "apt_transactions": 0,
+                "failed": False,
+                "unreachable": False,
+                "error": None,
+            },
+        )
+
+    @staticmethod
+    def _action(task: Any) -> str:
+        return str(getattr(task, "resolved_action", None) or task.action)
+
+    @staticmethod
+    def _is_hidden(result: Any) -> bool:
+        return bool(result.task.no_log is True or "censored" in result.result)
+
+    @staticmethod
+    def _items(result: Any) -> list[dict[str, Any]]:
+        """The results of the loop's items, or the one result."""
+        items = result.result.get("results")
+        if result.task.loop is not None and isinstance(items, list):
+            return [item for item in items if isinstance(item, dict)]
+        return [result.result]
+
+    def _executions(self, result: Any) -> int:
+        """How many modules this result stands for on the node. An estimate: tests/bench counts exactly."""
+        action = self._action(result.task).rpartition(".")[2]
+        if action in CONTROLLER_ACTIONS or result.task.delegate_to in ("localhost", "127.0.0.1"):
+            return 0
+        ran = sum(1 for item in self._items(result) if not item.get("skipped"))
+        return ran * (2 if action in TWO_MODULES else 1)
+
+    def _count(self, result: Any) -> dict[str, Any]:
+        record = self._record(result.host.get_name())
+        record["module_executions"] += self._executions(result)
+        if result.is_changed():
+            record["changed_tasks"].append(result.task_name)
+            if not self._is_hidden(result):
+                record["apt_transactions"] += sum(
+                    self._apt_transactions(item) for item in self._items(result)
+                )
+        return record
+
+    @staticmethod
+    def _apt_transactions(item: dict[str, Any]) -> int:
+        """How many runs of apt put packages on the node: the module's own count, or apt's summary line."""
+        if isinstance(item.get("apt_transactions"), int):
+            return int(item["apt_transactions"])
+        said = APT_SUMMARY.findall(str(item.get("stdout") or ""))
+        return sum(1 for upgraded, installed in said if int(upgraded) + int(installed))
+
+    def _take_plan(self, record: dict[str, Any], answer: dict[str, Any]) -> None:
+        plan = answer.get("plan")
+        if not isinstance(plan, dict):
+            return
+        first = record["plan"] is None
+        record.update(gpu_stack=answer.get("gpu_stack"), plan=plan, text=str(answer.get("text") or ""))
+        record["simulated"] = bool(plan.get("simulated"))
+        if first and not self._planning and plan.get("status") == "changes":
+            self._display.display(f"{record['host']}: {len(plan['actions'])} to do")
+            for action in plan["actions"]:
+                self._display.display(f"    {action['id']}: {action['summary']}")
+
+    def _take_verifications(self, record: dict[str, Any], answer: dict[str, Any]) -> None:
+        items = answer.get("results") if isinstance(answer.get("results"), list) else [answer]
+        for item in items or []:
+            verification = item.get("verification") if isinstance(item, dict) else None
+            if isinstance(verification, dict):
+                record["verification"].append(verification)
+                record["simulated"] = record["simulated"] or bool(verification.get("simulated"))
+
+    def _cause(self, result: Any) -> str:
+        """What a person needs to read of a failure; never of one that is hidden."""
+        task = result.task_name
+        if self._is_hidden(result):
+            return f"{task}: failed; its output is hidden (no_log)"
+        causes = []
+        for item in self._items(result):
+            if item is not result.result and not item.get("failed"):
+                continue
+            said = str(item.get("msg") or "").strip()
+            stderr = str(item.get("stderr") or item.get("module_stderr") or "").strip()
+            if stderr and stderr not in said:
+                said = "\n".join(part for part in (said, *stderr.splitlines()[-10:]) if part)
+            causes.append(said)
+        return f"{task}: " + ("\n".join(cause for cause in causes if cause) or "failed without a message")
+
+    # --- reporting ----------------------------------------------------------------------------------------
+
+    @property
+    def _check_mode(self) -> bool:
+        return bool((context.CLIARGS or {}).get("check"))
+
+    @property
+    def _planning(self) -> bool:
+        return self._check_mode or self._playbook.stem == "plan"
+
+    def _artifacts(self) -> Path:
+        chosen = self.get_option("artifacts_dir")
+        if chosen:
+            return Path(chosen)
+        folder = self._playbook.absolute().parent
+        root = next((above for above in (folder, *folder.parents) if (above / "site.yml").is_file()), folder)
+        return root / "artifacts"
+
+    def _report(self) -> None:
+        run = report.run_name(self._started, self._playbook.name)
+        nodes = [
+            report.node_document(self._records[host], run, planning=self._planning)
+            for host in sorted(self._records)
+        ]
+        finished = _now()
+        fleet = report.fleet_document(
+            nodes,
+            run=run,
+            playbook=self._playbook.name,
+            started=self._started.isoformat(timespec="seconds"),
+            finished=finished.isoformat(timespec="seconds"),
+            seconds=time.monotonic() - self._clock,
+            check_mode=self._check_mode,
+        )
+        plans = (
+            {host: self._records[host]["text"] for host in sorted(self._records)} if self._planning else {}
+        )
+        where = None
+        try:
+            where = report.write_run(
+                self._artifacts(), run, nodes, fleet, report.redact(report.report_text(nodes, fleet, plans))
+            )
+        except OSError as error:
+            self._display.warning(f"the report could not be written to {self._artifacts()}: {error}")
+        self._print(nodes, fleet, plans, where)
+
+    def _print(
+        self, nodes: list[dict[str, Any]], fleet: dict[str, Any], plans: dict[str, str], where: Path | None
+    ) -> None:
+        unicode = _speaks_unicode(sys.stdout)
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        show = self._display.display
+        self._display.banner("GPUREADY")
+        for text in plans.values():
+            if text:
+                show((text if unicode else text.encode("ascii", "replace").decode()).rstrip() + "\n")
+        for line, status in report.table(nodes, unicode=unicode, columns=columns):
+            show(line, color=STATUS_COLOURS.get(status))
+        for line, status in report.problems(nodes):
+            show(line, color=STATUS_COLOURS.get(status))
+        show("")
+        show(report.summary(fleet))
+        if where is not None:
+            try:
+                shown: Path = where.relative_to(Path.cwd())
+            except ValueError:
+                shown = where
+            show(f"Report: {shown}/fleet.json, one file per node beside it")
+        show("")

@@ -1,0 +1,441 @@
+# Copyright: gpuready contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves behind: one document per node, one for the fleet, and the table people read.
+
+Pure but for ``write_run`` and ``load_latest``; used on the controller only. Input is what the tasks of a
+run returned (``gpu_stack``, ``plan``, ``verification``); output is plain JSON types and text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import textwrap
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+LAYERS = ("host", "container_runtime", "framework", "application")
+STATUSES = (
+    "verified",
+    "provisioned",
+    "planned",
+    "reboot_pending",
+    "conflict",
+    "failed",
+    "unreachable",
+)
+#: A node in one of these states is not what was asked for.
+BAD_STATUSES = ("reboot_pending", "conflict", "failed", "unreachable")
+
+#: Actions that may have to wait for a reboot.
+AFTER_REBOOT = {"driver.load", "driver.persistenced", "host.reboot", "toolkit.cdi"}
+
+SYMBOLS = {True: "\N{HEAVY CHECK MARK}", False: "\N{HEAVY BALLOT X}", None: "\N{MIDDLE DOT}"}
+ASCII_SYMBOLS = {True: "+", False: "x", None: "-"}
+PENDING_SYMBOL, ASCII_PENDING_SYMBOL = "\N{RIGHTWARDS ARROW}", ">"
+
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_SECRET_KEY = re.compile(
+    r"(^|[_-])(password|passwd|passphrase|secret|token|api_?key|private_?key|auth)s?$", re.I
+)
+
+
+def redact(value: Any) -> Any:
+    """The same value without passwords: those inside URLs, and the values of keys that are named like one.
+
+    >>> redact({"proxies": {"http-proxy": "http://me:pw@proxy:3128"}, "token": "abc", "n": 1})
+    {'proxies': {'http-proxy': 'http://***@proxy:3128'}, 'token': '***', 'n': 1}
+    """
+    if isinstance(value, dict):
+        return {
+            key: "***" if item and isinstance(item, str) and _SECRET_KEY.search(str(key)) else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redact(item) for item in value]
+    if isinstance(value, str):
+        return _URL_PASSWORD.sub("***", value)
+    return value
+
+
+def run_name(now: Any, playbook: str) -> str:
+    """``<run>``: when, and which playbook (``now`` is an aware datetime in UTC)."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.splitext(os.path.basename(playbook))[0]) or "run"
+    return f"{now.strftime('%Y%m%dT%H%M%SZ')}-{stem}"
+
+
+# --- one node ---------------------------------------------------------------------------------------------
+
+
+def _dig(value: Any, *path: str) -> Any:
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def remaining_actions(plan: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return list((plan or {}).get("actions") or [])
+
+
+def reboot_is_pending(plan: dict[str, Any] | None) -> bool:
+    """All that remains waits for a reboot that the inventory does not allow."""
+    if not _dig(plan, "reboot", "needed") or _dig(plan, "reboot", "allowed") is not False:
+        return False
+    return {action.get("id") for action in remaining_actions(plan)} <= AFTER_REBOOT
+
+
+def node_status(record: dict[str, Any], *, planning: bool = False) -> str:
+    """The one word for a node. ``planning``: the run could not have changed anything."""
+    if record.get("unreachable"):
+        return "unreachable"
+    plan = record.get("plan")
+    verifications = record.get("verification") or []
+    if record.get("failed"):
+        if _dig(plan, "status") == "conflict" and not verifications:
+            return "conflict"
+        return "reboot_pending" if reboot_is_pending(plan) else "failed"
+    if verifications:
+        return "verified" if all(item.get("ok") for item in verifications) else "failed"
+    if _dig(plan, "status") == "conflict":
+        return "conflict"
+    if planning or plan is None:
+        return "planned"
+    if reboot_is_pending(plan):
+        return "reboot_pending"
+    return "provisioned" if plan.get("status") == "converged" else "planned"
+
+
+def _gpu_names(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None) -> str:
+    """``2 x A100 80GB PCIe``: by NVML's names where the driver answers, by the catalog's otherwise."""
+    devices = _dig(gpu_stack, "driver", "devices") or []
+    names = [device.get("name") for device in devices if device.get("name")]
+    if not names:
+        names = [
+            gpu.get("name") or gpu.get("chip") or f"GPU {gpu.get('device_id')}"
+            for gpu in (_dig(gpu_stack, "host", "gpus") or (plan or {}).get("gpus") or [])
+        ]
+    counted = Counter(re.sub(r"^NVIDIA\s+", "", str(name)) for name in names)
+    return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counted.items())
+
+
+def _host_version(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None, pending: bool) -> str:
+    loaded = _dig(gpu_stack, "driver", "loaded") or {}
+    planned = _dig(plan, "driver") or {}
+    if pending and planned:
+        version, flavour = planned.get("version") or planned.get("branch"), planned.get("flavour")
+    else:
+        version, flavour = loaded.get("version"), loaded.get("flavour")
+    driver = " ".join(str(part) for part in ("driver", version, flavour) if part) if version else ""
+    return ", ".join(part for part in (_gpu_names(gpu_stack, plan), driver) if part)
+
+
+def _runtime_version(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None) -> str:
+    docker = _dig(gpu_stack, "container_runtime", "docker", "version")
+    toolkit = _dig(gpu_stack, "container_runtime", "toolkit", "version")
+    if not toolkit:
+        toolkit = None if docker else _dig(plan, "container_runtime", "toolkit", "version")
+    return ", ".join(
+        f"{name} {version}" for name, version in (("docker", docker), ("toolkit", toolkit)) if version
+    )
+
+
+def _framework_version(verifications: list[dict[str, Any]], plan: dict[str, Any] | None) -> str:
+    parts = []
+    for item in verifications:
+        framework = item.get("framework") or {}
+        if framework.get("version"):
+            cuda = f", CUDA {framework['cuda']}" if framework.get("cuda") else ""
+            parts.append(f"{framework.get('name') or 'framework'} {framework['version']}{cuda}")
+    if not parts:
+        parts = [str(item.get("image")) for item in (plan or {}).get("workloads") or [] if item.get("image")]
+    return "; ".join(dict.fromkeys(parts))
+
+
+def _application_version(verifications: list[dict[str, Any]]) -> str:
+    parts = []
+    for item in verifications:
+        listed = item.get("gpus_listed") or 0
+        expected = item.get("gpus_expected")
+        count = f"{listed}/{expected} GPU" if expected is not None else f"{listed} GPU"
+        way = _dig(item, "launch", "way")
+        extras = [item.get("level") or "list", way, f"{item['seconds']:.1f} s" if item.get("seconds") else ""]
+        parts.append(f"{count} ({', '.join(str(extra) for extra in extras if extra)})")
+    return "; ".join(parts)
+
+
+def _findings(verifications: list[dict[str, Any]], layer: str) -> list[str]:
+    return [
+        str(finding.get("finding"))
+        for item in verifications
+        if not item.get("ok")
+        for finding in item.get("findings") or []
+        if finding.get("layer") == layer
+    ]
+
+
+def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """``{layer: {ok, version, detail, actions}}``; ``ok`` is null where nothing is known of the layer."""
+    gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
+    verifications = record.get("verification") or []
+    passed = bool(verifications) and all(item.get("ok") for item in verifications)
+    layers: dict[str, dict[str, Any]] = {}
+    for layer in LAYERS:
+        actions = [action for action in remaining_actions(plan) if action.get("layer") == layer]
+        conflicts = [
+            conflict for conflict in (plan or {}).get("conflicts") or [] if conflict.get("layer") == layer
+        ]
+        findings = _findings(verifications, layer)
+        ok: bool | None
+        if conflicts or findings:
+            ok, detail = False, "; ".join([str(conflict.get("what")) for conflict in conflicts] + findings)
+        elif actions:
+            ok, detail = False, "; ".join(str(action.get("summary")) for action in actions)
+        elif plan is None or gpu_stack is None:
+            ok, detail = None, "not observed"
+        elif layer == "application":
+            ok, detail = (True, "") if passed else (None, "not verified in this run")
+            if verifications and not passed:
+                ok, detail = False, "verification failed"
+        elif plan.get("status") == "conflict":
+            # Nothing is planned behind a conflict: no action in a layer says nothing about it.
+            ok, detail = None, "not planned: see the conflict"
+        else:
+            ok, detail = True, ""
+        version = {
+            "host": lambda: _host_version(gpu_stack, plan, bool(actions)),  # noqa: B023
+            "container_runtime": lambda: _runtime_version(gpu_stack, plan),
+            "framework": lambda: _framework_version(verifications, plan),
+            "application": lambda: _application_version(verifications),
+        }[layer]()
+        layers[layer] = {
+            "ok": ok,
+            "version": version or None,
+            "detail": detail,
+            "actions": [str(action.get("id")) for action in actions],
+        }
+    return layers
+
+
+def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -> dict[str, Any]:
+    """``artifacts/<run>/<host>.json``."""
+    document = {
+        "schema": SCHEMA,
+        "run": run,
+        "host": record["host"],
+        "simulated": bool(record.get("simulated")),
+        "status": node_status(record, planning=planning),
+        "layers": layer_verdicts(record),
+        "gpu_stack": record.get("gpu_stack"),
+        "plan": record.get("plan"),
+        "verification": record.get("verification") or [],
+        "changed_tasks": list(record.get("changed_tasks") or []),
+        "module_executions": int(record.get("module_executions") or 0),
+        "apt_transactions": int(record.get("apt_transactions") or 0),
+        "error": record.get("error"),
+    }
+    return redact(document)
+
+
+# --- the fleet --------------------------------------------------------------------------------------------
+
+
+def fleet_document(
+    nodes: list[dict[str, Any]],
+    *,
+    run: str,
+    playbook: str,
+    started: str,
+    finished: str,
+    seconds: float,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """``artifacts/<run>/fleet.json``: every node of the run, the failed and unreachable ones included."""
+    totals = Counter(node["status"] for node in nodes)
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "playbook": playbook,
+        "check_mode": check_mode,
+        "started": started,
+        "finished": finished,
+        "seconds": round(seconds, 2),
+        "simulated": any(node["simulated"] for node in nodes),
+        "ok": not any(node["status"] in BAD_STATUSES for node in nodes),
+        "totals": {status: totals[status] for status in STATUSES if totals[status]},
+        "nodes": {
+            node["host"]: {
+                key: node[key]
+                for key in (
+                    "status",
+                    "simulated",
+                    "layers",
+                    "changed_tasks",
+                    "module_executions",
+                    "apt_transactions",
+                    "error",
+                )
+            }
+            for node in nodes
+        },
+    }
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def width(text: str) -> int:
+    """Columns that the text takes on a terminal."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def _pad(text: str, columns: int) -> str:
+    return text + " " * max(0, columns - width(text))
+
+
+def _cell(layer: dict[str, Any], symbols: dict[bool | None, str], pending: str) -> str:
+    symbol = pending if layer["ok"] is False and layer.get("actions") else symbols[layer["ok"]]
+    return f"{symbol} {layer['version'] or ''}".rstrip()
+
+
+def table(
+    nodes: list[dict[str, Any]], *, unicode: bool = True, columns: int | None = None
+) -> list[tuple[str, str]]:
+    """The table node x layer as lines: ``[(line, status)]``, the status being the row's ('' for headings).
+
+    Where a row would not fit into ``columns``, every node becomes a small block of lines instead.
+    """
+    symbols = SYMBOLS if unicode else ASCII_SYMBOLS
+    pending = PENDING_SYMBOL if unicode else ASCII_PENDING_SYMBOL
+    titles = ["NODE", *(layer.upper().replace("_", " ") for layer in LAYERS), "VERDICT"]
+    rows = []
+    for node in nodes:
+        verdict = node["status"].upper().replace("_", " ")
+        if node["simulated"]:
+            verdict += " (simulated)"
+        cells = [_cell(node["layers"][layer], symbols, pending) for layer in LAYERS]
+        rows.append(([node["host"], *cells, verdict], node["status"]))
+    if not unicode:
+        rows = [
+            ([cell.encode("ascii", "replace").decode() for cell in cells], status) for cells, status in rows
+        ]
+    widths = [max([width(title), *(width(cells[n]) for cells, _ in rows)]) for n, title in enumerate(titles)]
+    if columns is not None and sum(widths) + 2 * (len(widths) - 1) > columns:
+        lines: list[tuple[str, str]] = []
+        label = max(width(title) for title in titles[1:-1])
+        for cells, status in rows:
+            lines.append((f"{cells[0]}  {cells[-1]}", status))
+            lines += [
+                (f"  {_pad(title.lower(), label)}  {cell}", status)
+                for title, cell in zip(titles[1:-1], cells[1:-1], strict=True)
+            ]
+        return lines
+    lines = [("  ".join(_pad(title, w) for title, w in zip(titles, widths, strict=True)).rstrip(), "")]
+    lines += [
+        ("  ".join(_pad(cell, w) for cell, w in zip(cells, widths, strict=True)).rstrip(), status)
+        for cells, status in rows
+    ]
+    return lines
+
+
+def problems(nodes: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """One block per node that is not what was asked for: ``[(line, status)]``."""
+    lines: list[tuple[str, str]] = []
+    for node in nodes:
+        if node["status"] not in BAD_STATUSES:
+            continue
+        cause = node["error"] or ""
+        if node["status"] == "reboot_pending" and not cause:
+            cause = f"reboot needed: {_dig(node, 'plan', 'reboot', 'reason') or 'see the plan'}"
+        lines.append(("", ""))
+        lines.append((f"{node['host']}: {node['status'].replace('_', ' ')}", node["status"]))
+        lines.append((textwrap.indent(cause.strip() or "no message was given", "    "), node["status"]))
+    return lines
+
+
+def summary(fleet: dict[str, Any]) -> str:
+    """``2 nodes: 2 verified; 0 changed tasks, 41.3 s`` in one line."""
+    nodes = fleet["nodes"]
+    changed = sum(len(node["changed_tasks"]) for node in nodes.values())
+    totals = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in fleet["totals"].items())
+    count = f"{len(nodes)} node" + ("" if len(nodes) == 1 else "s")
+    tasks = f"{changed} changed task" + ("" if changed == 1 else "s")
+    would = " (check mode: nothing was changed)" if fleet["check_mode"] else ""
+    return f"{count}: {totals or 'none'}; {tasks}{would}; {fleet['seconds']:.1f} s"
+
+
+def report_text(
+    nodes: list[dict[str, Any]], fleet: dict[str, Any], plans: dict[str, str] | None = None
+) -> str:
+    """The whole report as plain text: what ``playbooks/report.yml`` prints again."""
+    blocks = [text.rstrip() for text in (plans or {}).values() if text]
+    blocks.append("\n".join(line for line, _ in table(nodes)))
+    trouble = "\n".join(line for line, _ in problems(nodes)).strip("\n")
+    if trouble:
+        blocks.append(trouble)
+    blocks.append(summary(fleet))
+    return "\n\n".join(blocks) + "\n"
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def file_name(host: str) -> str:
+    """An inventory name as a file name that cannot leave its folder.
+
+    >>> file_name("../x y")
+    '.._x_y'
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", host)
+    return f"_{name}" if name in {"", ".", "..", "fleet"} else name
+
+
+def write_run(root: Path, run: str, nodes: list[dict[str, Any]], fleet: dict[str, Any], text: str) -> Path:
+    """Write the run's folder, then point ``latest`` at it in one step. Returns the folder.
+
+    A run of the same name (two runs within one second) gets a number, so no run overwrites another.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    folder, n = root / run, 1
+    while True:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            n += 1
+            folder = root / f"{run}.{n}"
+    for node in nodes:
+        content = json.dumps({**node, "run": folder.name}, indent=2, sort_keys=False) + "\n"
+        _write_atomically(folder / f"{file_name(node['host'])}.json", content)
+    _write_atomically(folder / "report.txt", text)
+    _write_atomically(folder / "fleet.json", json.dumps({**fleet, "run": folder.name}, indent=2) + "\n")
+    link = root / f".latest.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    try:
+        os.replace(link, root / "latest")
+    except OSError:
+        link.unlink(missing_ok=True)
+        raise
+    return folder

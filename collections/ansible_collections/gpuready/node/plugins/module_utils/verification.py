@@ -1,0 +1,227 @@
+# Copyright: gpuready contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Judge what a workload's container answered. Pure; used on the controller only.
+
+The module ``container_gpu_probe`` only runs the container and brings back what it said; whether that is
+good enough is decided here, from the answer alone: the plan and the observation are not believed, they
+only say how many GPUs there should be.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+SCHEMA = 1
+MARKER = "GPUREADY-PROBE"
+LOG_LINES = 200
+#: What each way of giving a container its GPU adds to `docker run`.
+LAUNCH_ARGUMENTS = {
+    "gpus": ["--gpus", "all"],
+    "runtime": ["--runtime=nvidia", "--env", "NVIDIA_VISIBLE_DEVICES=all"],
+    "cdi": ["--device", "nvidia.com/gpu=all"],
+}
+
+
+def parse_answer(stdout: str) -> dict[str, Any] | None:
+    """The JSON behind the last marker line; an image's banner may stand before it."""
+    for line in reversed((stdout or "").splitlines()):
+        if line.startswith(MARKER + " "):
+            try:
+                answer = json.loads(line[len(MARKER) + 1 :])
+            except ValueError:
+                return None
+            return answer if isinstance(answer, dict) else None
+    return None
+
+
+def tail(text: str, lines: int = LOG_LINES) -> str:
+    return "\n".join((text or "").rstrip().splitlines()[-lines:])
+
+
+def expected_gpus(gpu_stack: dict[str, Any] | None) -> int | None:
+    """How many GPUs a container should list: those on the bus that are not given to a virtual machine.
+
+    The bus, not the driver, is asked: a GPU that the driver has lost is a finding and no excuse. Null where
+    the number cannot be known: nothing was observed, or a GPU is cut into MIG instances (of which CUDA
+    enumerates one).
+    """
+    if not gpu_stack:
+        return None
+    if any(device.get("mig_mode") for device in (gpu_stack.get("driver") or {}).get("devices") or []):
+        return None
+    gpus = (gpu_stack.get("host") or {}).get("gpus")
+    if gpus is None:
+        return None
+    return sum(1 for gpu in gpus if gpu.get("driver_bound") != "vfio-pci")
+
+
+def matches(actual: str | None, wanted: str) -> bool:
+    """Whether a version is the wanted one, given to any depth: 2.9.0 is a 2.9, 2.90 is not."""
+    return str(actual or "").split(".")[: len(str(wanted).split("."))] == str(wanted).split(".")
+
+
+def _finding(layer: str, finding: str, evidence: list[str], fix: list[str]) -> dict[str, Any]:
+    return {"layer": layer, "finding": finding, "evidence": evidence, "fix": fix}
+
+
+def _own_findings(
+    run: dict[str, Any],
+    answer: dict[str, Any] | None,
+    verification: dict[str, Any],
+    expect: dict[str, Any],
+    timeout: int,
+) -> list[dict[str, Any]]:
+    """What is wrong with the answer itself; why it came to that is ``findings.first_findings``'s to say."""
+    image = verification["image"]
+    if run.get("missing"):
+        fix = [f"site.yml brings the image; by hand: docker pull {image}"]
+        return [
+            _finding("framework", f"the image {image} is not on the node", [str(run.get("error") or "")], fix)
+        ]
+    if run.get("timed_out"):
+        return [
+            _finding(
+                "application",
+                f"the container did not answer within {timeout} s and was ended",
+                [tail(run.get("stderr") or "", 3) or "it wrote nothing"],
+                ["look for a hung driver (dmesg: Xid, NVRM), or raise gpu_verify_timeout_seconds"],
+            )
+        ]
+    if run.get("error"):
+        return [_finding("container_runtime", "the container could not be started", [str(run["error"])], [])]
+    exit_code = verification["exit_code"]
+    if answer is None:
+        evidence = [f"exit code {exit_code}", tail(run.get("stderr") or run.get("stdout") or "", 3)]
+        layer = "container_runtime" if exit_code in (125, 126, 127) else "framework"
+        what = "docker could not run the container" if exit_code == 125 else "the probe did not answer"
+        return [_finding(layer, what, [item for item in evidence if item], [])]
+    found = []
+    framework = verification["framework"] or {}
+    for key, label in (("framework_version", "version"), ("cuda", "cuda")):
+        wanted = expect.get(key)
+        if wanted and not matches(framework.get(label), str(wanted)):
+            name = framework.get("name") or "the framework"
+            subject = (
+                f"{name} {framework.get('version')}" if label == "version" else f"CUDA {framework.get(label)}"
+            )
+            found.append(
+                _finding(
+                    "framework",
+                    f"the image holds {subject}, where {verification['workload'] or image} promises {wanted}",
+                    [f"image id {verification['image_id']}"],
+                    [
+                        "docker image rm it on the node and run site.yml; the mirror may serve another one"
+                    ],
+                )
+            )
+    listed, expected = verification["gpus_listed"], verification["gpus_expected"]
+    if listed == 0:
+        found.append(
+            _finding("application", "the framework lists no GPU", [f"{listed} of {expected} GPUs"], [])
+        )
+    elif expected is not None and listed != expected:
+        found.append(
+            _finding(
+                "application",
+                f"the framework lists {listed} of {expected} GPUs",
+                [", ".join(_gpu_names(verification["devices"])) or "none by name"],
+                ["compare nvidia-smi -L with lspci -d 10de:; look for CUDA_VISIBLE_DEVICES in the image"],
+            )
+        )
+    for name, result in (verification["compute"] or {}).items():
+        if not result.get("ok"):
+            found.append(
+                _finding(
+                    "application",
+                    f"{name} on the GPU failed",
+                    [str(result.get("error") or "no reason given")],
+                    [],
+                )
+            )
+    if verification["level"] == "compute" and not verification["compute"] and listed:
+        found.append(_finding("framework", "the probe did not compute", ["level compute was asked for"], []))
+    if exit_code != 0:
+        found.append(
+            _finding("framework", f"the container ended with exit code {exit_code} after its answer", [], [])
+        )
+    return found
+
+
+def _gpu_names(devices: list[dict[str, Any]]) -> list[str]:
+    return [
+        str((device.get("details") or {}).get("device_name") or device.get("name"))
+        for device in devices
+        if device.get("device_type") == "GPU"
+    ]
+
+
+def judge(
+    run: dict[str, Any],
+    *,
+    host: str,
+    simulated: bool,
+    workload: str,
+    image: str,
+    level: str,
+    launch: dict[str, Any],
+    expect: dict[str, Any] | None,
+    gpus_expected: int | None,
+    timeout: int,
+) -> dict[str, Any]:
+    """The ``verification`` of one workload, from what the module brought back (``run``)."""
+    answer = parse_answer(run.get("stdout") or "")
+    devices = list((answer or {}).get("devices") or [])
+    verification: dict[str, Any] = {
+        "schema": SCHEMA,
+        "host": host,
+        "simulated": simulated,
+        "workload": workload,
+        "image": image,
+        "image_id": run.get("image_id"),
+        "digest": next(iter(run.get("digests") or []), None),
+        "level": level,
+        "launch": launch,
+        "ok": False,
+        "gpus_expected": gpus_expected,
+        "gpus_listed": sum(1 for device in devices if device.get("device_type") == "GPU"),
+        "devices": devices,
+        "framework": (answer or {}).get("framework"),
+        "compute": (answer or {}).get("compute"),
+        "seconds": run.get("seconds"),
+        "exit_code": run.get("exit_code"),
+        "timed_out": bool(run.get("timed_out")),
+        "command": run.get("command"),
+        "log": tail(run.get("stderr") or ""),
+        "findings": [],
+    }
+    verification["findings"] = _own_findings(run, answer, verification, expect or {}, timeout)
+    verification["ok"] = not verification["findings"]
+    return verification
+
+
+def verdict_text(verification: dict[str, Any], *, log_lines: int = 15) -> str:
+    """One readable message: the verdict, what broke first, and the end of the container's own log."""
+    name = verification["workload"] or verification["image"]
+    way = verification["launch"].get("way")
+    seconds = f", {verification['seconds']:.1f} s" if verification["seconds"] else ""
+    if verification["ok"]:
+        framework = verification["framework"] or {}
+        cuda = f" with CUDA {framework['cuda']}" if framework.get("cuda") else ""
+        gpus = ", ".join(_gpu_names(verification["devices"]))
+        return (
+            f"{name}: {framework.get('name')} {framework.get('version')}{cuda} lists "
+            f"{verification['gpus_listed']} GPU ({gpus}); {verification['level']}, {way}{seconds}"
+        )
+    lines = [f"{name} does not have its GPU in the container ({verification['level']}, {way}{seconds})."]
+    for n, finding in enumerate(verification["findings"], 1):
+        lines.append(f"{n}. {finding['layer']}: {finding['finding']}")
+        lines += [
+            f"   {line}" for item in finding.get("evidence") or [] if item for line in str(item).splitlines()
+        ]
+        lines += [f"   fix: {item}" for item in finding.get("fix") or [] if item]
+    log = tail(verification["log"], log_lines)
+    if log:
+        lines.append("The container's log ends with:")
+        lines += [f"   {line}" for line in log.splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,343 @@
+#!/usr/bin/python
+# Copyright: gpuready contributors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: container_gpu_probe
+short_description: Ask the framework in a container which GPUs it sees
+version_added: "0.1.0"
+description:
+  - Runs C(docker run --rm -i) with an image, in the way a user would start it, feeds a small probe to the
+    container's own C(python3), and reports what the framework says - its version, the CUDA it was built for,
+    every device with its details, and on demand the result of a matrix product and of a convolution on the
+    GPU.
+  - The verdict rests on the container's answer alone. It is good when at least one GPU is listed, when as
+    many are listed as O(gpus_expected) says, when the framework is what O(expect) promises and, with
+    O(level=compute), when both results lie on the GPU and agree with the CPU's.
+  - Nothing is pulled and nothing is left behind. The container is removed, also after a timeout, and has no
+    network.
+options:
+  image:
+    description: The image, as C(docker run) takes it. It must be on the node.
+    type: str
+    required: true
+  probe:
+    description: Name of a probe of this collection, a file in C(data/probes).
+    type: str
+    default: tensorflow
+  workload:
+    description: Name of the workload, for the report.
+    type: str
+    default: ""
+  level:
+    description:
+      - V(list) lists devices and takes no GPU memory.
+      - V(compute) also computes on C(/GPU:0), with GPU memory taken only as needed.
+    type: str
+    choices: [list, compute]
+    default: list
+  launch:
+    description:
+      - How the container gets its GPUs. V(gpus) is C(--gpus all), V(runtime) is C(--runtime=nvidia) with
+        C(NVIDIA_VISIBLE_DEVICES=all), V(cdi) is C(--device nvidia.com/gpu=all).
+      - V(auto) takes the plan's choice if this host has a plan, and V(gpus) otherwise.
+    type: str
+    choices: [auto, gpus, runtime, cdi]
+    default: auto
+  gpus_expected:
+    description:
+      - How many GPUs must be listed.
+      - Without it, the number is taken from this host's observation (C(ansible_facts.gpu_stack)) if there is
+        one; else any number from 1 on is good.
+    type: int
+  expect:
+    description: What the image promises.
+    type: dict
+    default: {}
+    suboptions:
+      framework_version:
+        description: The framework's version to any depth, V(2.9) or V(2.9.0).
+        type: str
+      cuda:
+        description: The CUDA version the framework was built for, to any depth.
+        type: str
+  simulated:
+    description: The inventory's own word that the node's GPUs are simulated. It is carried into the result.
+    type: bool
+    default: false
+  timeout_seconds:
+    description: After so many seconds the container is ended and the verdict is bad. The unit is seconds.
+    type: int
+    default: 300
+  must_pass:
+    description:
+      - Whether a bad verdict fails the task. If V(false), RV(verification.ok) tells.
+    type: bool
+    default: true
+author:
+  - gpuready contributors (@gpuready)
+attributes:
+  check_mode:
+    description: Can run in check mode and return what it would return otherwise.
+    support: full
+  diff_mode:
+    description: Returns what would change.
+    support: none
+    details: Nothing is ever changed.
+  platform:
+    description: Where it works.
+    support: full
+    platforms: Linux with Docker 20.10 or newer
+requirements:
+  - Docker 20.10 or newer on the node
+"""
+
+EXAMPLES = r"""
+- name: See the GPUs of the TensorFlow 2.9 image
+  gpuready.node.container_gpu_probe:
+    image: tensorflow/tensorflow:2.9.0-gpu
+    expect:
+      framework_version: "2.9"
+
+- name: Compute on the GPU that CDI hands in
+  gpuready.node.container_gpu_probe:
+    image: tensorflow/tensorflow:2.9.0-gpu
+    level: compute
+    launch: cdi
+    gpus_expected: 1
+
+- name: Look without failing
+  gpuready.node.container_gpu_probe:
+    image: tensorflow/tensorflow:2.9.0-gpu
+    must_pass: false
+  register: __site_probe
+"""
+
+RETURN = r"""
+verification:
+  description: The verdict and everything it rests on.
+  returned: always
+  type: dict
+  contains:
+    schema:
+      description: Version of this structure.
+      type: int
+      sample: 1
+    host:
+      description: Inventory name of the node.
+      type: str
+      sample: gpulab-a100
+    simulated:
+      description: Whether the inventory calls this node simulated.
+      type: bool
+      sample: false
+    workload:
+      description: Name of the workload.
+      type: str
+      sample: tensorflow-2.9
+    image:
+      description: The image that was run.
+      type: str
+      sample: tensorflow/tensorflow:2.9.0-gpu
+    image_id:
+      description: Its id; null when it is not on the node.
+      type: str
+      sample: sha256:8b2a3fd2f4a4
+    digest:
+      description: Where it was pulled from, with its digest; null when it was loaded from an archive.
+      type: str
+      sample: tensorflow/tensorflow@sha256:5a3b
+    level:
+      description: What was asked.
+      type: str
+      sample: list
+    launch:
+      description: How the container got its GPUs - C(way), C(arguments), C(reason).
+      type: dict
+      sample: {way: gpus, arguments: ["--gpus", "all"], reason: asked for}
+    ok:
+      description: The verdict.
+      type: bool
+      sample: true
+    gpus_expected:
+      description: How many GPUs there should be; null when unknown.
+      type: int
+      sample: 1
+    gpus_listed:
+      description: How many GPUs the framework listed.
+      type: int
+      sample: 1
+    devices:
+      description: All devices that the framework listed, with their details.
+      type: list
+      elements: dict
+      sample:
+        - name: /physical_device:GPU:0
+          device_type: GPU
+          details: {device_name: NVIDIA A100 80GB PCIe, compute_capability: [8, 0]}
+    framework:
+      description: Name, version, CUDA, cuDNN, GPU architectures, Python. Null when the probe did not answer.
+      type: dict
+      sample: {name: tensorflow, version: 2.9.0, cuda: "11.2", cudnn: "8", archs: [sm_35, compute_80],
+        python: 3.8.10}
+    compute:
+      description: With O(level=compute), per operation whether it was right, where its result lies, and
+        seconds.
+      type: dict
+      sample: {matmul: {ok: true, device: "/job:localhost/replica:0/task:0/device:GPU:0", seconds: 0.0004}}
+    seconds:
+      description: How long the container ran, in seconds.
+      type: float
+      sample: 3.4
+    exit_code:
+      description: The container's exit code; null when it did not start or was ended.
+      type: int
+      sample: 0
+    timed_out:
+      description: Whether it was ended after O(timeout_seconds).
+      type: bool
+      sample: false
+    command:
+      description: The command that was run on the node.
+      type: list
+      elements: str
+      sample: [docker, run, --rm, -i, --gpus, all, "tensorflow/tensorflow:2.9.0-gpu", python3, "-"]
+    log:
+      description: The last 200 lines of the container's standard error, with Docker's own words.
+      type: str
+      sample: ""
+    findings:
+      description: When not good, what broke - C(layer), C(finding), C(evidence), C(fix) - the first broken
+        link first.
+      type: list
+      elements: dict
+      sample: []
+text:
+  description: The verdict in words.
+  returned: always
+  type: str
+  sample: "tensorflow-2.9: tensorflow 2.9.0 with CUDA 11.2 lists 1 GPU (NVIDIA A100 80GB PCIe); list, gpus,
+    3.4 s"
+"""
+
+import json
+import os
+import subprocess
+import time
+import uuid
+
+from ansible.module_utils.basic import AnsibleModule
+
+# An answer is a few KiB; more than this is a program gone wild, and must not fill the controller.
+MAX_OUTPUT_CHARACTERS = 200000
+
+
+def docker(module, binary, arguments):
+    """Run a short docker command: (rc, stdout, stderr)."""
+    return module.run_command([binary, *arguments], check_rc=False)
+
+
+def inspect_image(module, binary, image):
+    """(image, error, missing): what the node knows of the image."""
+    rc, out, err = docker(module, binary, ["image", "inspect", image])
+    if rc == 0:
+        try:
+            return json.loads(out)[0], None, False
+        except (ValueError, IndexError):
+            return None, "docker image inspect {0} did not answer with JSON".format(image), False
+    error = err.strip() or "docker image inspect {0} ended with {1}".format(image, rc)
+    return None, error, "no such image" in error.lower()
+
+
+def run_container(module, binary, name, command, probe, timeout):
+    """Run the container to its end or to the timeout, whichever comes first."""
+    # Docker's messages are read by machines, here and later: keep them in English.
+    environment = dict(os.environ, LC_ALL="C.UTF-8")
+    started = time.monotonic()
+    result = {"timed_out": False, "exit_code": None, "error": None}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        out, err = process.communicate(probe.encode("utf-8"), timeout=timeout)
+        result["exit_code"] = process.returncode
+    except subprocess.TimeoutExpired:
+        result["timed_out"] = True
+        # The client's end does not end the container: end that by its own name, then collect the client.
+        docker(module, binary, ["kill", name])
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+        docker(module, binary, ["rm", "--force", name])
+    result["seconds"] = round(time.monotonic() - started, 3)
+    result["stdout"] = out.decode("utf-8", "replace")[-MAX_OUTPUT_CHARACTERS:]
+    result["stderr"] = err.decode("utf-8", "replace")[-MAX_OUTPUT_CHARACTERS:]
+    return result
+
+
+def main():
+    # What people write is validated by the action plugin of this name; these are its words to the node.
+    module = AnsibleModule(
+        argument_spec={
+            "image": {"type": "str", "required": True},
+            "probe_text": {"type": "str", "required": True},
+            "level": {"type": "str", "required": True},
+            "launch_arguments": {"type": "list", "elements": "str", "required": True},
+            "timeout_seconds": {"type": "int", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    image = module.params["image"]
+    result = {"changed": False, "image_id": None, "digests": [], "missing": False, "command": None}
+    binary = module.get_bin_path("docker")
+    if binary is None:
+        module.exit_json(run=dict(result, error="there is no docker command on the node"))
+    inspected, error, missing = inspect_image(module, binary, image)
+    if inspected is None:
+        module.exit_json(run=dict(result, error=error, missing=missing))
+    result["image_id"] = inspected.get("Id")
+    result["digests"] = inspected.get("RepoDigests") or []
+
+    name = "gpuready-probe-{0}".format(uuid.uuid4().hex[:12])
+    command = [
+        binary,
+        "run",
+        "--rm",
+        "-i",
+        "--name",
+        name,
+        "--label",
+        "gpuready.probe=true",
+        "--pull",
+        "never",
+    ]
+    command += ["--network", "none"]
+    command += module.params["launch_arguments"]
+    command += [image, "python3", "-", "--level", module.params["level"]]
+    result["command"] = command
+    try:
+        result.update(
+            run_container(
+                module,
+                binary,
+                name,
+                command,
+                module.params["probe_text"],
+                module.params["timeout_seconds"],
+            )
+        )
+    except OSError as error:
+        result["error"] = "{0}: {1}".format(binary, error)
+    module.exit_json(run=result)
+
+
+if __name__ == "__main__":
+    main()

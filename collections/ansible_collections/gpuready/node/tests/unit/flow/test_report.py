@@ -1,0 +1,267 @@
+"""The report's documents and texts, from recorded results."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from gpuready import report
+
+
+def gpu_stack(**changes):
+    stack = {
+        "host": {"gpus": [{"device_id": "20b5", "name": "GA100 [A100 PCIe 80GB]", "driver_bound": "nvidia"}]},
+        "driver": {
+            "loaded": {"version": "580.95.05", "flavour": "open"},
+            "devices": [{"name": "NVIDIA A100 80GB PCIe", "mig_mode": False}],
+        },
+        "container_runtime": {"docker": {"version": "20.10.24"}, "toolkit": {"version": "1.17.8"}},
+    }
+    return {**stack, **changes}
+
+
+def plan(status="converged", actions=(), conflicts=(), **changes):
+    return {
+        "status": status,
+        "simulated": True,
+        "workloads": [{"name": "tensorflow-2.9", "image": "tensorflow/tensorflow:2.9.0-gpu"}],
+        "driver": {"version": "580.95.05", "branch": "580", "flavour": "open"},
+        "actions": list(actions),
+        "conflicts": list(conflicts),
+        "reboot": {"needed": False, "reason": None, "allowed": True},
+        **changes,
+    }
+
+
+def action(identity, layer):
+    return {"id": identity, "layer": layer, "summary": f"do {identity}"}
+
+
+def verification(ok=True, **changes):
+    return {
+        "ok": ok,
+        "framework": {"name": "tensorflow", "version": "2.9.0", "cuda": "11.2"},
+        "gpus_listed": 1 if ok else 0,
+        "gpus_expected": 1,
+        "level": "list",
+        "launch": {"way": "gpus"},
+        "seconds": 3.42,
+        "findings": [],
+        **changes,
+    }
+
+
+def record(**changes):
+    return {"host": "n1", "simulated": True, "gpu_stack": gpu_stack(), "plan": plan(), **changes}
+
+
+REBOOT = {"needed": True, "reason": "nouveau holds the GPU", "allowed": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "planning", "status"),
+    [
+        (record(), False, "provisioned"),
+        (record(), True, "planned"),
+        (record(verification=[verification()]), False, "verified"),
+        (record(verification=[verification(), verification(ok=False)]), False, "failed"),
+        (record(verification=[verification(ok=False)], failed=True), False, "failed"),
+        (record(plan=plan("changes", [action("driver.install", "host")])), False, "planned"),
+        (record(plan=plan("conflict"), failed=True), False, "conflict"),
+        (record(plan=plan("conflict")), True, "conflict"),
+        (record(plan=plan("conflict"), failed=True, verification=[verification(ok=False)]), False, "failed"),
+        (record(plan=None, gpu_stack=None, failed=True), False, "failed"),
+        (record(unreachable=True, plan=None), False, "unreachable"),
+        (record(unreachable=True, failed=True), False, "unreachable"),
+        (
+            record(plan=plan("changes", [action("host.reboot", "host")], reboot=REBOOT), failed=True),
+            False,
+            "reboot_pending",
+        ),
+        (
+            record(plan=plan("changes", [action("host.reboot", "host")], reboot=REBOOT)),
+            False,
+            "reboot_pending",
+        ),
+        # It failed long before the reboot: that is no pending reboot.
+        (
+            record(
+                plan=plan(
+                    "changes",
+                    [action("docker.install", "container_runtime"), action("host.reboot", "host")],
+                    reboot=REBOOT,
+                ),
+                failed=True,
+            ),
+            False,
+            "failed",
+        ),
+    ],
+)
+def test_status_follows_from_what_happened(given, planning, status):
+    assert report.node_status(given, planning=planning) == status
+
+
+def test_layers_of_a_verified_node_are_good_and_have_versions():
+    layers = report.layer_verdicts(record(verification=[verification()]))
+    assert {layer: item["ok"] for layer, item in layers.items()} == dict.fromkeys(report.LAYERS, True)
+    assert layers["host"]["version"] == "A100 80GB PCIe, driver 580.95.05 open"
+    assert layers["container_runtime"]["version"] == "docker 20.10.24, toolkit 1.17.8"
+    assert layers["framework"]["version"] == "tensorflow 2.9.0, CUDA 11.2"
+    assert layers["application"]["version"] == "1/1 GPU (list, gpus, 3.4 s)"
+
+
+def test_layer_with_actions_names_them_and_the_planned_driver():
+    bare = gpu_stack(driver={"loaded": None, "devices": None}, container_runtime=None)
+    layers = report.layer_verdicts(
+        record(gpu_stack=bare, plan=plan("changes", [action("driver.install", "host")]))
+    )
+    assert layers["host"]["ok"] is False
+    assert layers["host"]["actions"] == ["driver.install"]
+    assert layers["host"]["version"] == "GA100 [A100 PCIe 80GB], driver 580.95.05 open"
+    assert layers["application"]["ok"] is None
+    assert layers["application"]["detail"] == "not verified in this run"
+
+
+def test_layers_behind_a_conflict_are_unknown():
+    conflict = {"id": "host.no_gpu", "layer": "host", "what": "no NVIDIA GPU on the bus"}
+    layers = report.layer_verdicts(record(plan=plan("conflict", conflicts=[conflict])))
+    assert layers["host"] == {
+        "ok": False,
+        "version": "A100 80GB PCIe, driver 580.95.05 open",
+        "detail": "no NVIDIA GPU on the bus",
+        "actions": [],
+    }
+    assert layers["container_runtime"]["ok"] is None
+
+
+def test_finding_marks_its_layer_although_the_plan_is_empty():
+    bad = verification(ok=False, findings=[{"layer": "framework", "finding": "libcudart is missing"}])
+    layers = report.layer_verdicts(record(verification=[bad], failed=True))
+    assert layers["framework"]["ok"] is False
+    assert layers["framework"]["detail"] == "libcudart is missing"
+    assert layers["application"]["ok"] is False
+    assert layers["host"]["ok"] is True
+
+
+def test_unreachable_node_has_a_whole_document():
+    document = report.node_document(
+        {"host": "n9", "unreachable": True, "error": "timed out", "plan": None, "gpu_stack": None}, "r"
+    )
+    assert document["status"] == "unreachable"
+    assert {item["ok"] for item in document["layers"].values()} == {None}
+    json.dumps(document)
+
+
+def test_documents_carry_no_passwords():
+    stack = gpu_stack()
+    stack["container_runtime"]["docker"]["daemon_json"] = {
+        "content": {
+            "proxies": {"https-proxy": "http://me:hunter2@proxy:3128"},
+            "registry-auth": "hunter2",
+            "authorization-plugins": ["x"],
+        }
+    }
+    text = json.dumps(
+        report.node_document(record(gpu_stack=stack, error="GET http://u:hunter2@h/ failed"), "r")
+    )
+    assert "hunter2" not in text
+    assert "http://***@proxy:3128" in text
+    assert "authorization-plugins" in text
+
+
+def fleet_of(nodes):
+    return report.fleet_document(
+        nodes, run="r", playbook="site.yml", started="a", finished="b", seconds=12.345, check_mode=False
+    )
+
+
+def test_fleet_counts_and_judges_all_nodes():
+    nodes = [
+        report.node_document(record(host="a", verification=[verification()], changed_tasks=["x", "y"]), "r"),
+        report.node_document(record(host="b", failed=True, error="broken"), "r"),
+    ]
+    fleet = fleet_of(nodes)
+    assert fleet["totals"] == {"verified": 1, "failed": 1}
+    assert fleet["ok"] is False
+    assert fleet["simulated"] is True
+    assert fleet["nodes"]["b"]["error"] == "broken"
+    assert report.summary(fleet) == "2 nodes: 1 verified, 1 failed; 2 changed tasks; 12.3 s"
+
+
+def test_table_is_aligned_and_says_simulated():
+    nodes = [
+        report.node_document(record(host="gpulab-a100", verification=[verification()]), "r"),
+        report.node_document({"host": "b", "unreachable": True, "plan": None, "gpu_stack": None}, "r"),
+    ]
+    lines = [line for line, _status in report.table(nodes)]
+    assert lines[0].split() == ["NODE", "HOST", "CONTAINER", "RUNTIME", "FRAMEWORK", "APPLICATION", "VERDICT"]
+    assert lines[1].endswith("VERIFIED (simulated)")
+    assert lines[2].endswith("UNREACHABLE")
+    column = lines[0].index("VERDICT")
+    assert lines[1].index("VERIFIED") == lines[2].index("UNREACHABLE") == column
+    assert "\N{HEAVY CHECK MARK} A100 80GB PCIe, driver 580.95.05 open" in lines[1]
+
+
+def test_table_without_unicode_is_ascii():
+    lines = report.table(
+        [report.node_document(record(host="n\N{LATIN SMALL LETTER O WITH STROKE}d"), "r")], unicode=False
+    )
+    assert all(line.isascii() for line, _status in lines)
+    assert "+ docker 20.10.24" in lines[1][0]
+
+
+def test_table_becomes_blocks_on_a_narrow_terminal():
+    lines = [line for line, _ in report.table([report.node_document(record(), "r")], columns=60)]
+    assert lines[0] == "n1  PROVISIONED (simulated)"
+    assert lines[1].startswith("  host               \N{HEAVY CHECK MARK} A100")
+    assert max(len(line) for line in lines) <= 60
+
+
+def test_pending_layer_has_its_own_mark():
+    node = report.node_document(
+        record(plan=plan("changes", [action("driver.install", "host")])), "r", planning=True
+    )
+    assert "\N{RIGHTWARDS ARROW} A100" in report.table([node])[1][0]
+    assert "\N{HEAVY BALLOT X}" not in report.table([node])[1][0]
+
+
+def test_problems_tell_the_cause():
+    nodes = [
+        report.node_document(record(host="a", failed=True, error="Install: no candidate\nfor x"), "r"),
+        report.node_document(record(host="b"), "r"),
+        report.node_document(
+            record(host="c", plan=plan("changes", [action("host.reboot", "host")], reboot=REBOOT)), "r"
+        ),
+    ]
+    text = "\n".join(line for line, _status in report.problems(nodes))
+    assert "a: failed\n    Install: no candidate\n    for x" in text
+    assert "c: reboot pending\n    reboot needed: nouveau holds the GPU" in text
+    assert "b:" not in text
+
+
+def test_run_name_is_sortable_and_safe():
+    now = datetime(2026, 11, 23, 2, 3, 4, tzinfo=UTC)
+    assert report.run_name(now, "playbooks/site.yml") == "20261123T020304Z-site"
+    assert report.run_name(now, "/x/my play book.yaml") == "20261123T020304Z-my-play-book"
+
+
+def test_write_run_leaves_files_and_moves_latest(tmp_path: Path):
+    root = tmp_path / "artifacts"
+    node = report.node_document(record(host="../evil"), "r1")
+    first = report.write_run(root, "r1", [node], fleet_of([node]), "text\n")
+    second = report.write_run(root, "r1", [node], fleet_of([node]), "text\n")
+    assert first != second
+    assert (root / "latest").readlink() == Path(second.name)
+    assert sorted(path.name for path in second.iterdir()) == [".._evil.json", "fleet.json", "report.txt"]
+    assert json.loads((second / "fleet.json").read_text())["run"] == second.name
+    assert json.loads((second / ".._evil.json").read_text())["host"] == "../evil"
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_write_run_into_a_file_is_an_os_error(tmp_path: Path):
+    (tmp_path / "artifacts").write_text("not a folder")
+    with pytest.raises(OSError, match="artifacts"):
+        report.write_run(tmp_path / "artifacts", "r", [], fleet_of([]), "")
