@@ -75,8 +75,8 @@ def test_site_only_imports() -> None:
 def test_playbooks_leave_the_work_to_roles() -> None:
     """A playbook says who does what in which order; changing a node is a role's business."""
     builtin = """
-        add_host assert debug fail group_by import_role import_tasks include_role include_tasks include_vars meta
-        set_fact set_stats
+        add_host assert debug fail group_by import_role import_tasks include_role include_tasks include_vars
+        meta set_fact set_stats
     """
     orchestration: set[str | None] = {f"ansible.builtin.{action}" for action in builtin.split()}
     orchestration |= {None, "gpuready.node.gpu_plan", "gpuready.node.gpu_stack_info"}
@@ -115,7 +115,7 @@ LAB_WORDS = re.compile(
 
 
 def spoken(path: Path) -> list[str]:
-    """What a file does rather than explains: names and texts of code, values of YAML; no comments, no documentation."""
+    """What a file does rather than explains: names and texts of code, values of YAML; no documentation."""
     content = text(path) or ""
     if path.suffix in (".yml", ".yaml"):
         return [] if path.parent.name == "meta" else list(expressions(load(path)))

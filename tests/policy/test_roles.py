@@ -212,6 +212,6 @@ def test_example_inventory_shows_variables_that_exist_with_their_defaults() -> N
                 continue
             key, value = shown.groups()
             assert key in known, f"{name(path)}: {key}"
-            # Whatever is commented out is the default, unless it is a made-up address or a mapping over several lines.
+            # What is commented out is the default, unless it is a made-up address or a mapping on more lines.
             if line.startswith("#") and value and "example" not in value:
                 assert yaml.safe_load(value) == known[key], f"{name(path)}: {key}"
