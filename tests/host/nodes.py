@@ -1,0 +1,67 @@
+"""Questions that several tests ask a node; the node itself answers, never gpuready's own facts."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+DRIVER_PACKAGE = re.compile(
+    r"^(nvidia-(?!container|docker|ctk)|libnvidia-(?!container)|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia)"
+)
+TOOLKIT_PACKAGES = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+DAEMON_JSON = "/etc/docker/daemon.json"
+
+
+def installed_packages(host: Any) -> dict[str, str]:
+    """Name and version of every package that dpkg holds to be installed."""
+    lines = host.check_output(r"dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n'").splitlines()
+    return {
+        name: version
+        for status, name, version in (line.split(" ", 2) for line in lines)
+        if status == "installed"
+    }
+
+
+def driver_packages(host: Any) -> dict[str, str]:
+    """The installed packages of the NVIDIA driver, without the container toolkit's."""
+    return {name: version for name, version in installed_packages(host).items() if DRIVER_PACKAGE.match(name)}
+
+
+def held_packages(host: Any) -> set[str]:
+    """What `apt-mark hold` keeps in place."""
+    return set(host.check_output("apt-mark showhold").split())
+
+
+def gpus_on_the_bus(host: Any) -> list[str]:
+    """PCI addresses of NVIDIA's display and 3D controllers; needs no driver."""
+    script = (
+        "for d in /sys/bus/pci/devices/*; do "
+        '[ "$(cat $d/vendor 2>/dev/null)" = 0x10de ] || continue; '
+        'case "$(cat $d/class)" in 0x0300*|0x0302*) basename $d;; esac; done'
+    )
+    return host.check_output(script).split()
+
+
+def daemon_json(host: Any) -> dict[str, Any]:
+    """Docker's configuration file; an absent one counts as empty, as it does for dockerd."""
+    file = host.file(DAEMON_JSON)
+    return json.loads(file.content_string) if file.exists else {}
+
+
+def docker_info(host: Any) -> dict[str, Any]:
+    """What dockerd really runs with."""
+    return json.loads(host.check_output("docker info --format '{{json .}}'"))
+
+
+def dockerd_path(host: Any) -> list[str]:
+    """The PATH of the running dockerd: where it looks for the hook when somebody says ``--gpus``."""
+    pid = host.check_output("systemctl show --property MainPID --value docker.service").strip()
+    environment = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ").splitlines()
+    (path,) = (line.partition("=")[2] for line in environment if line.startswith("PATH="))
+    return path.split(":")
