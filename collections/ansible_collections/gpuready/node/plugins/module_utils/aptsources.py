@@ -191,3 +191,118 @@ def keyrings(signed_by: Optional[str]) -> List[str]:
     if not signed_by or "BEGIN PGP" in signed_by:
         return []
     return [word for word in re.split(r"[\s,]+", signed_by) if word.startswith("/")]
+
+
+# telling repositories apart, and taking one out of a file --------------------------------------------
+
+
+class Repository(NamedTuple):
+    """What one source offers: every URI with every suite, in one spelling each."""
+
+    uris: List[str]
+    suites: List[str]
+
+    @classmethod
+    def of(cls, uris: List[str], suites: List[str], arch: str) -> "Repository":
+        return cls(
+            [normalise_uri(uri, arch) for uri in uris], [normalise_suite(suite, arch) for suite in suites]
+        )
+
+    def has(self, uri: str, suite: str) -> bool:
+        return uri in self.uris and suite in self.suites
+
+
+class Overlap(NamedTuple):
+    """An enabled entry that offers something of a repository, and what is left of it without that."""
+
+    entry: Entry
+    rest: List[Tuple[List[str], List[str]]]  # (URIs, suites) of what stays, as the file spells them
+
+
+def overlap(entry: Entry, repository: Repository, arch: str) -> Optional[Overlap]:
+    """Null when the entry is disabled or has nothing to do with the repository."""
+    if not entry.enabled:
+        return None
+    rest: List[Tuple[List[str], List[str]]] = []
+    hit = False
+    for uri in entry.uris:
+        suites = [
+            suite
+            for suite in entry.suites
+            if not repository.has(normalise_uri(uri, arch), normalise_suite(suite, arch))
+        ]
+        hit = hit or len(suites) < len(entry.suites)
+        if not suites:
+            continue
+        if rest and rest[-1][1] == suites:
+            rest[-1][0].append(uri)
+        else:
+            rest.append(([uri], suites))
+    return Overlap(entry, rest) if hit else None
+
+
+def overlaps(path: str, text: str, repository: Repository, arch: str) -> List[Overlap]:
+    found = (overlap(entry, repository, arch) for entry in parse(path, text))
+    return [item for item in found if item is not None]
+
+
+def _without_fields(lines: List[str], names: Tuple[str, ...]) -> List[str]:
+    """A deb822 paragraph without some fields and their continuation lines."""
+    kept: List[str] = []
+    dropping = False
+    for line in lines:
+        if line[:1] in " \t":
+            if dropping:
+                continue
+        elif not line.startswith("#"):
+            dropping = line.partition(":")[0].strip().lower() in names
+            if dropping:
+                continue
+        kept.append(line)
+    return kept
+
+
+def disable(path: str, text: str, found: List[Overlap], name: str) -> str:
+    """The file's text without those entries; whatever else it holds stays as it is."""
+    lines = text.splitlines()
+    mark = "# Disabled by gpuready: %s is managed in its own source." % name
+    for item in sorted(found, key=lambda item: item.entry.start, reverse=True):
+        entry = item.entry
+        block = lines[entry.start : entry.end]
+        if entry.format == "one-line":
+            # One URI and one suite: nothing can be left of it.
+            new = [mark, "# " + block[0].lstrip()]
+        elif not item.rest:
+            new = [mark, *_without_fields(block, ("enabled",)), "Enabled: no"]
+        else:
+            new = []
+            for uris, suites in item.rest:
+                kept = _without_fields(block, ("uris", "suites"))
+                where = next((at for at, line in enumerate(kept) if line.lower().startswith("types:")), -1)
+                kept[where + 1 : where + 1] = ["URIs: " + " ".join(uris), "Suites: " + " ".join(suites)]
+                new += [*([""] if new else []), *kept]
+            new.insert(0, mark)
+        lines[entry.start : entry.end] = new
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def render(
+    types: List[str],
+    uris: List[str],
+    suites: List[str],
+    components: List[str],
+    architectures: List[str],
+    keyring: str,
+) -> str:
+    """The deb822 source that `apt_source` writes."""
+    fields = [
+        ("Types", types),
+        ("URIs", uris),
+        ("Suites", suites),
+        ("Components", components),
+        ("Architectures", architectures),
+        ("Signed-By", [keyring]),
+    ]
+    lines = ["# Managed by gpuready (apt_source)."]
+    lines += ["%s: %s" % (field, " ".join(values)) for field, values in fields if values]
+    return "\n".join(lines) + "\n"
