@@ -346,6 +346,28 @@ def satisfied(current: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return not conflicts(current, wanted) and equal(merge(current, wanted), current)
 
 
+def added(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The part of `wanted` that a merge puts in: what `unmerge` has to take out again, and no more."""
+    part = _added_to(current, wanted, ())
+    return {} if part is _MISSING else part
+
+
+def _added_to(current: Any, wanted: Any, path: tuple[str, ...]) -> Any:
+    if _is_runtime(path):
+        return _MISSING if same_runtime(current, wanted) else wanted
+    if isinstance(current, dict) and isinstance(wanted, dict):
+        parts = {
+            key: _added_to(current[key], value, (*path, key)) if key in current else copy.deepcopy(value)
+            for key, value in wanted.items()
+        }
+        parts = {key: part for key, part in parts.items() if part is not _MISSING}
+        return parts if parts else _MISSING
+    if isinstance(current, list) and isinstance(wanted, list) and _is_set_list(path):
+        items = [item for item in wanted if not any(equal(item, other) for other in current)]
+        return items if items else _MISSING
+    return _MISSING if equal(current, wanted) else copy.deepcopy(wanted)
+
+
 def unmerge(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """The opposite of `merge`: take out what `wanted` put in, and nothing that differs from it.
 

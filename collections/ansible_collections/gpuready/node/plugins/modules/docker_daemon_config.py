@@ -168,9 +168,15 @@ after:
   returned: success
   type: dict
   sample: {"debug": true, "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
+added:
+  description:
+    - The part of O(config) that the file did not hold before. With O(state=absent) it makes an exact undo.
+  returned: success
+  type: dict
+  sample: {"runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
 validated_by:
   description:
-    - What checked the new file, V(dockerd) (C(dockerd --validate)) or V(structure). Null when it did not change.
+    - What checked the new file, C(dockerd --validate) or its structure. Null when it did not change.
   returned: success
   type: str
   sample: dockerd
@@ -568,9 +574,10 @@ def main() -> None:
                 column=error.column,
             )
 
+    merging = module.params["state"] == "present"
     after = desired(module, before)
     changed = not daemon_config.equal(after, before)
-    gone = module.params["state"] == "absent" and not after and file.original is not None and changed
+    gone = not merging and not after and file.original is not None and changed
     data = b"" if gone else daemon_config.render(after, file.original)
     result: dict[str, Any] = {
         "changed": changed,
@@ -580,6 +587,7 @@ def main() -> None:
         "backup_file": None,
         "before": None if file.original is None else before,
         "after": None if gone or (file.original is None and not changed) else after,
+        "added": daemon_config.added(before, module.params["config"]) if merging else {},
         "validated_by": None,
     }
     if changed:
