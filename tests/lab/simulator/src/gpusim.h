@@ -64,7 +64,6 @@ struct sim_state {
     int uvm;      /* /dev/nvidia-uvm: the same */
     int nvml_init, cuda_init; /* error codes forced by a fault */
     int fabric_pending;
-    int persistence;
     int count;
     struct sim_gpu gpu[SIM_MAX_GPUS];
 };
@@ -230,7 +229,6 @@ static void sim_load(struct sim_state *state)
             }
         }
     }
-    state->persistence = sim_read(SIM_ROOT "/run/nvidia-persistenced/nvidia-persistenced.pid", value, sizeof value) > 0;
 }
 
 #endif

@@ -241,7 +241,6 @@ static int smi(int argc, char **argv)
         else if (!strcmp(arg, "-i") && i + 1 < argc) wanted = argv[++i];
         else if (!strncmp(arg, "--id=", 5)) wanted = arg + 5;
         else if (!strcmp(arg, "--version")) full = 2;
-        else if (!strcmp(arg, "-pm") && i + 1 < argc) { i++; full = 3; }
         else if (!strcmp(arg, "-h") || !strcmp(arg, "--help")) {
             printf("NVIDIA System Management Interface (SIMULATED for gpuready's lab)\n\n"
                    "nvidia-smi [-L | -q | --query-gpu=FIELDS --format=csv[,noheader][,nounits]] [-i ID]\n");
@@ -315,9 +314,6 @@ static int smi(int argc, char **argv)
             printf("GPU %u: %s (UUID: %s)\n", chosen[i]->index, chosen[i]->name, chosen[i]->uuid);
     } else if (fields)
         return query(fields, format, chosen, count);
-    else if (full == 3)
-        for (i = 0; i < count; i++)
-            printf("Enabled persistence mode for GPU %s.\nAll done.\n", chosen[i]->pci.bus_id);
     else if (full)
         details(chosen, count);
     else
