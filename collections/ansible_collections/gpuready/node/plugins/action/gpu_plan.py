@@ -47,7 +47,7 @@ class ActionModule(ActionBase):
 
         catalog = load_catalog()
         observed = annotate(observed, catalog)
-        plan = make_plan(observed, wishes, catalog, host=host, today=datetime.date.today())
+        plan = make_plan(observed, wishes, catalog, host=host, today=datetime.date.today().isoformat())
         return {
             "changed": False,
             "gpu_stack": observed,

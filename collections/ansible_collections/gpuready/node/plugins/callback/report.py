@@ -68,6 +68,8 @@ CONTROLLER_ACTIONS = {
     "set_stats",
     "validate_argument_spec",
 }
+#: Their messages are written for people and stand alone.
+SPEAKING_ACTIONS = {"assert", "container_gpu_probe", "fail", "gpu_plan"}
 #: Action plugins that call two modules each time: `stat`, then `copy` or `file`.
 TWO_MODULES = {"assemble", "copy", "template"}
 APT_SUMMARY = re.compile(r"^(\d+) (?:packages )?upgraded, (\d+) newly installed, ", re.M)
@@ -261,7 +263,10 @@ class CallbackModule(CallbackBase):
             if stderr and stderr not in said:
                 said = "\n".join(part for part in (said, *stderr.splitlines()[-10:]) if part)
             causes.append(said)
-        return f"{task}: " + ("\n".join(cause for cause in causes if cause) or "failed without a message")
+        said = "\n".join(cause for cause in causes if cause)
+        if said and self._action(result.task).rpartition(".")[2] in SPEAKING_ACTIONS:
+            return said
+        return f"{task}: {said or 'failed without a message'}"
 
     # --- reporting ----------------------------------------------------------------------------------------
 
