@@ -14,7 +14,8 @@ PATH = DIRECTORY + "/52gpuready-nvidia"
 # driver, its libraries and the container toolkit; CUDA's developer tools and everything else stay patched.
 PATTERNS: List[str] = [
     r"nvidia-(driver|dkms|kernel|headless|utils|compute-utils|firmware|fabricmanager|imex|modprobe|persistenced)(-|$)",
-    r"nvidia-(open|open-kernel|smi|legacy|tesla|alternative|settings|egl-common|vulkan-common|xconfig)(-|$)",
+    r"nvidia-(open|smi|legacy|tesla|alternative|settings|suspend-common|cuda-mps|xconfig)(-|$)",
+    r"nvidia-(egl|opencl|vdpau|vulkan)-(common|driver|icd)",
     r"nvidia-(container-toolkit|container-runtime|docker2)(-|$)",
     r"libnvidia-",
     r"libcuda1$",

@@ -11,7 +11,8 @@ version_added: "0.1.0"
 description:
   - Marks packages as held, so that neither C(apt upgrade) nor unattended upgrades touch them, or releases
     them.
-  - dpkg's selections are read once, and all packages that differ are changed in one C(apt-mark) call.
+  - It is the mark that C(apt-mark hold) sets, but set in dpkg's own selections, with one call for all
+    packages that differ, so that broken apt sources or a missing cache do not stand in the way.
 options:
   names:
     description: The packages, as C(name) or C(name:architecture). A hold covers a package that is installed.
@@ -23,6 +24,17 @@ options:
     type: str
     choices: [held, unheld]
     default: held
+  missing:
+    description:
+      - What to do about a package that is to be held but is not installed. V(ignore) suits a list that names a
+        whole family, of which a node has only some.
+    type: str
+    choices: [fail, ignore]
+    default: fail
+  lock_timeout_seconds:
+    description: How long to wait while another process works with dpkg, in seconds.
+    type: int
+    default: 120
 attributes:
   check_mode:
     description:
@@ -72,7 +84,8 @@ held:
 """
 
 import re
-from typing import Dict, List, Tuple
+import time
+from typing import Dict, List, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuready.node.plugins.module_utils.observe import packages as dpkg
@@ -86,6 +99,7 @@ PRESENT = (
     "triggers-awaited",
     "triggers-pending",
 )
+ENVIRONMENT = {"LC_ALL": "C", "LANGUAGE": ""}
 _NAME = re.compile(r"^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$")
 
 
@@ -117,11 +131,37 @@ def decide(found: List[dpkg.Package], names: List[str], state: str) -> Tuple[Lis
     return change, unknown, absent
 
 
+def exact(found: List[dpkg.Package], names: List[str]) -> List[str]:
+    """name:architecture of every package that the names mean."""
+    table = labels(found)
+    chosen = [
+        entry for name in names for entry in table[name] if entry.status in PRESENT or entry.want == "hold"
+    ]
+    return sorted({"%s:%s" % (entry.name, entry.arch) if entry.arch else entry.name for entry in chosen})
+
+
+def select(module: AnsibleModule, selections: str, patience: int) -> Optional[str]:
+    """dpkg's complaint, after waiting for whoever holds its lock; null when it is content."""
+    end = time.monotonic() + patience
+    while True:
+        rc, out, err = module.run_command(
+            ["dpkg", "--set-selections"], data=selections, binary_data=True, environ_update=ENVIRONMENT
+        )
+        complaint = " ".join(str(err or out).split())
+        if rc == 0 and not complaint:
+            return None
+        if "lock" not in complaint or time.monotonic() > end:
+            return complaint or "exit status %d" % rc
+        time.sleep(1)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
             "state": {"type": "str", "choices": ["held", "unheld"], "default": "held"},
+            "missing": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
+            "lock_timeout_seconds": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
     )
@@ -133,17 +173,16 @@ def main() -> None:
             msg="names holds '%s', which is no package name (a version or a pattern cannot be held)"
             % wrong[0]
         )
-    environment = {"LC_ALL": "C", "LANGUAGE": ""}
 
     def read() -> List[dpkg.Package]:
-        rc, out, err = module.run_command(list(dpkg.COMMAND), environ_update=environment)
+        rc, out, err = module.run_command(list(dpkg.COMMAND), environ_update=ENVIRONMENT)
         if rc != 0:
             module.fail_json(msg="dpkg-query cannot list this node's packages: %s" % err.strip())
         return dpkg.parse(out)
 
     found = read()
     change, unknown, absent = decide(found, names, state)
-    missing = [*unknown, *absent]
+    missing = [*unknown, *absent] if module.params["missing"] == "fail" else []
     if missing and not module.check_mode:
         module.fail_json(
             msg="apt_hold cannot hold what is not installed: %s. Install it first, or take it out of names;"
@@ -157,18 +196,16 @@ def main() -> None:
     plain = {name.split(":")[0] for name in change}
     after = sorted(set(before) | plain) if state == "held" else sorted(set(before) - plain)
     if change and not module.check_mode:
-        verb = "hold" if state == "held" else "unhold"
-        rc, out, err = module.run_command(["apt-mark", verb, *change], environ_update=environment)
-        if rc != 0:
-            module.fail_json(
-                msg="apt-mark %s %s failed: %s" % (verb, " ".join(change), " ".join((err or out).split())),
-                rc=rc,
-            )
-        # apt-mark answers 0 even where it did nothing.
+        word = "hold" if state == "held" else "install"
+        selections = "".join("%s %s\n" % (label, word) for label in exact(found, change))
+        error = select(module, selections, module.params["lock_timeout_seconds"])
+        if error:
+            module.fail_json(msg="dpkg did not take the new marks for %s: %s" % (", ".join(change), error))
+        # dpkg answers 0 even where it did nothing.
         found = read()
         left = decide(found, change, state)[0]
         if left:
-            module.fail_json(msg="apt-mark %s did not take for: %s" % (verb, ", ".join(left)))
+            module.fail_json(msg="dpkg did not take the new marks for: %s" % ", ".join(left))
         after = dpkg.holds(found)
     result = {"changed": bool(change), "packages": change, "held": after}
     if module._diff:

@@ -8,7 +8,7 @@ import re
 import struct
 from typing import Any, Dict, List, Optional
 
-from .. import aptguard, aptsources
+from .. import aptguard, aptsources, openpgp
 from . import packages as dpkg
 from .node import Node, ProbeError
 
@@ -82,15 +82,47 @@ def sources(node: Node) -> List[Dict[str, Any]]:
         if aptsources.is_part(name)
     ]
     found: List[Dict[str, Any]] = []
+    keyrings: Dict[str, Optional[List[str]]] = {}
     for path in paths:
         try:
             text = node.text(path)
         except OSError as error:
             node.problem("apt.sources", error)
             continue
-        if text:
-            found += [entry.facts(path) for entry in aptsources.parse(path, text)]
+        for entry in aptsources.parse(path, text or ""):
+            found.append(dict(entry.facts(path), fingerprints=fingerprints(node, entry.signed_by, keyrings)))
     return found
+
+
+def fingerprints(
+    node: Node, signed_by: Optional[str], known: Dict[str, Optional[List[str]]]
+) -> Optional[List[str]]:
+    """The primary keys that Signed-By lets sign; null when it names none, or its keyring cannot be read."""
+    if not signed_by:
+        return None
+    if "BEGIN PGP" in signed_by:
+        # deb822 writes an empty line as a dot.
+        text = "\n".join("" if line == "." else line for line in signed_by.splitlines())
+        try:
+            return [key.fingerprint for key in openpgp.keys(text.strip().encode("utf-8"))]
+        except openpgp.OpenPGPError as error:
+            node.problem("apt.sources", "a key embedded in a source: %s" % error)
+            return None
+    held: List[str] = []
+    for path in aptsources.keyrings(signed_by):
+        if path not in known:
+            known[path] = None
+            try:
+                data = node.data(path)
+                if data is not None:
+                    known[path] = [key.fingerprint for key in openpgp.keys(data)]
+            except (OSError, openpgp.OpenPGPError) as error:
+                node.problem("apt.sources", "keyring %s: %s" % (path, error))
+        keys = known[path]
+        if keys is None:
+            return None
+        held += keys
+    return held or None
 
 
 def kernel_pattern(kernels: List[str]) -> Optional[str]:

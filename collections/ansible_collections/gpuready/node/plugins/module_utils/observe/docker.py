@@ -252,7 +252,9 @@ def holds_gpu(container: Dict[str, Any]) -> bool:
     host = container.get("HostConfig") or {}
     for request in host.get("DeviceRequests") or []:
         capabilities = [name for group in request.get("Capabilities") or [] for name in group]
-        if request.get("Driver") in ("nvidia", "cdi") or "gpu" in capabilities:
+        if request.get("Driver") == "nvidia" or "gpu" in capabilities:
+            return True
+        if any(str(name).startswith("nvidia.com/") for name in request.get("DeviceIDs") or []):
             return True
     environment = environment_of((container.get("Config") or {}).get("Env") or []) or {}
     visible = environment.get("NVIDIA_VISIBLE_DEVICES", "")

@@ -52,6 +52,12 @@ def parse_modinfo(text: str) -> Dict[str, str]:
     return fields
 
 
+def _has_module(node: Node, kernel: str) -> bool:
+    """Without modinfo: does depmod's list name an nvidia module at all?"""
+    text = node.text("/lib/modules/%s/modules.dep" % kernel) or ""
+    return re.search(r"(^|/)nvidia\.ko(\.\w+)?:", text, re.M) is not None
+
+
 def on_disk(node: Node, kernel: Optional[str]) -> Optional[Dict[str, Any]]:
     """The module that a kernel would load; null when it has none."""
     if not kernel:
@@ -59,6 +65,8 @@ def on_disk(node: Node, kernel: Optional[str]) -> Optional[Dict[str, Any]]:
     try:
         result: Result = node.run(["modinfo", "-k", kernel, "nvidia"])
     except MissingTool:
+        if not _has_module(node, kernel):
+            return None
         raise ProbeError("modinfo is not installed (package kmod)") from None
     if result.rc != 0:
         if "not found" in result.message:

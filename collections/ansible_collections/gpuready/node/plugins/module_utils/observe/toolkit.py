@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any, Dict, Optional
 
 from .docker import Process
@@ -16,6 +17,10 @@ BINARIES = (
     "nvidia-container-cli",
 )
 HOOK = "nvidia-container-runtime-hook"
+_DPKG_LOG = re.compile(
+    r"^(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?P<action>install|upgrade|remove|purge)"
+    r" nvidia-container-toolkit:\S+ "
+)
 _VERSION = re.compile(r"version\s+v?(\d+(?:\.\d+)+\S*)")
 
 
@@ -53,5 +58,27 @@ def hook(node: Node, process: Optional[Process]) -> Dict[str, Any]:
     if found is None or process.started_at is None:
         return facts
     # A packaged file's mtime is its build's; its ctime is when it came to this node.
-    facts["hook_newer_than_dockerd"] = found.st_ctime > process.started_at
+    newer = found.st_ctime > process.started_at
+    facts["hook_newer_than_dockerd"] = newer and not only_upgraded(node, process.started_at)
     return facts
+
+
+def only_upgraded(node: Node, since: float) -> bool:
+    """Did dpkg replace a hook that dockerd had found already?
+
+    An upgrade writes the hook anew; that is no reason to restart dockerd, and everything in it.
+    """
+    upgraded = False
+    for name in ("/var/log/dpkg.log.1", "/var/log/dpkg.log"):
+        try:
+            text = node.text(name) or ""
+        except OSError:
+            return False
+        for line in text.splitlines():
+            match = _DPKG_LOG.match(line)
+            # The log has whole seconds, in the node's own time.
+            if match and time.mktime(time.strptime(match.group("time"), "%Y-%m-%d %H:%M:%S")) + 1 >= since:
+                if match.group("action") != "upgrade":
+                    return False
+                upgraded = True
+    return upgraded
