@@ -1,0 +1,300 @@
+"""The observation's shape, checkable: contract 1 of docs/contracts.md in code.
+
+Not needed on the node. Tests hold what the probes produce against it, and whoever reads recorded
+observations can ask whether they are whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Tuple, Union
+
+STRING, INTEGER, NUMBER, BOOLEAN, ANY = "string", "integer", "number", "boolean", "anything"
+_TYPES: Dict[str, Tuple[type, ...]] = {
+    STRING: (str,),
+    INTEGER: (int,),
+    NUMBER: (int, float),
+    BOOLEAN: (bool,),
+}
+
+
+class Null:
+    """Null, or what is inside."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class Each:
+    """A list of what is inside."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class Table:
+    """A mapping with free keys to what is inside."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class OneOf:
+    """One of these texts."""
+
+    def __init__(self, *values: str) -> None:
+        self.values = values
+
+
+Shape = Union[str, Dict[str, Any], Null, Each, Table, OneOf]
+
+STRINGS = Each(STRING)
+PACKAGE = {"name": STRING, "version": Null(STRING), "held": BOOLEAN, "status": STRING}
+FLAVOUR = Null(OneOf("open", "proprietary"))
+ON_DISK = Null(
+    {"version": Null(STRING), "flavour": FLAVOUR, "kernel": STRING, "path": STRING, "signed": BOOLEAN}
+)
+
+GPU_STACK: Dict[str, Any] = {
+    "schema": INTEGER,
+    "seconds": NUMBER,
+    "problems": Each({"probe": STRING, "error": STRING}),
+    "host": {
+        "hostname": Null(STRING),
+        "os": {
+            "id": Null(STRING),
+            "version_id": Null(STRING),
+            "codename": Null(STRING),
+            "pretty_name": Null(STRING),
+            "arch": Null(STRING),
+        },
+        "kernel": {
+            "running": Null(STRING),
+            "next_boot": Null(STRING),
+            "installed": Null(STRINGS),
+            "headers": Null(STRINGS),
+        },
+        "boot_id": Null(STRING),
+        "uptime_seconds": Null(NUMBER),
+        "secure_boot": Null(BOOLEAN),
+        "gpus": Null(
+            Each(
+                {
+                    "pci": STRING,
+                    "vendor_id": STRING,
+                    "device_id": Null(STRING),
+                    "subsystem_id": Null(STRING),
+                    "class": Null(STRING),
+                    "driver_bound": Null(STRING),
+                    "name": Null(STRING),
+                    "chip": Null(STRING),
+                    "arch": Null(STRING),
+                }
+            )
+        ),
+        "nvswitches": Null(Each({"pci": STRING, "vendor_id": STRING, "device_id": Null(STRING)})),
+        "nouveau": {"loaded": Null(BOOLEAN), "blacklisted": Null(BOOLEAN), "files": Null(STRINGS)},
+        "initramfs": {"present": Null(BOOLEAN), "tool": Null(STRING)},
+    },
+    "driver": {
+        "packages": Null(Each(PACKAGE)),
+        "loaded": Null({"version": Null(STRING), "flavour": FLAVOUR, "modules": STRINGS}),
+        "on_disk": ON_DISK,
+        "on_disk_next_boot": ON_DISK,
+        "userspace": {
+            "version": Null(STRING),
+            "libcuda": Null(STRING),
+            "libnvidia_ml": Null(STRING),
+            "nvidia_smi": Null(STRING),
+        },
+        "devices": Null(
+            Each(
+                {
+                    "index": Null(INTEGER),
+                    "uuid": Null(STRING),
+                    "name": Null(STRING),
+                    "pci": Null(STRING),
+                    "memory_total_mib": Null(INTEGER),
+                    "memory_used_mib": Null(INTEGER),
+                    "compute_capability": Null(STRING),
+                    "utilization_percent": Null(INTEGER),
+                    "temperature_c": Null(INTEGER),
+                    "mig_mode": Null(BOOLEAN),
+                }
+            )
+        ),
+        "nvml": {
+            "source": Null(OneOf("pynvml", "nvidia-smi")),
+            "driver_version": Null(STRING),
+            "cuda_version": Null(STRING),
+            "error": Null(STRING),
+        },
+        "device_nodes": Null(STRINGS),
+        "persistenced": {"installed": Null(BOOLEAN), "enabled": Null(BOOLEAN), "active": Null(BOOLEAN)},
+        "dkms": Null(Each({"module": STRING, "version": STRING, "kernel": Null(STRING), "status": STRING})),
+    },
+    "container_runtime": {
+        "docker": {
+            "installed": Null(BOOLEAN),
+            "package": Null(OneOf("docker.io", "docker-ce")),
+            "version": Null(STRING),
+            "snap": Null(BOOLEAN),
+            "rootless": Null(BOOLEAN),
+            "service": {
+                "unit": STRING,
+                "active": Null(BOOLEAN),
+                "enabled": Null(BOOLEAN),
+                "pid": Null(INTEGER),
+                "started_at": Null(NUMBER),
+            },
+            "daemon_json": Null(
+                {
+                    "path": STRING,
+                    "exists": BOOLEAN,
+                    "valid": Null(BOOLEAN),
+                    "error": Null(STRING),
+                    "sha256": Null(STRING),
+                    "content": Null(Table(ANY)),
+                    "runtimes": Table(ANY),
+                    "default_runtime": Null(STRING),
+                    "features": Table(ANY),
+                }
+            ),
+            "live": Null(
+                {
+                    "reachable": BOOLEAN,
+                    "error": Null(STRING),
+                    "server_version": Null(STRING),
+                    "runtimes": Null(STRINGS),
+                    "default_runtime": Null(STRING),
+                    "root_dir": Null(STRING),
+                    "cdi_spec_dirs": Null(STRINGS),
+                    "cgroup_version": Null(STRING),
+                    "cgroup_driver": Null(STRING),
+                    "insecure_registries": Null(STRINGS),
+                    "registry_mirrors": Null(STRINGS),
+                    "live_restore": Null(BOOLEAN),
+                    "containers_running": Null(INTEGER),
+                }
+            ),
+        },
+        "toolkit": {
+            "packages": Null(Each(PACKAGE)),
+            "binaries": {
+                "nvidia-ctk": Null(STRING),
+                "nvidia-container-runtime": Null(STRING),
+                "nvidia-container-runtime-hook": Null(STRING),
+                "nvidia-cdi-hook": Null(STRING),
+                "nvidia-container-cli": Null(STRING),
+            },
+            "version": Null(STRING),
+            "hook_on_dockerd_path": Null(BOOLEAN),
+            "hook_newer_than_dockerd": Null(BOOLEAN),
+        },
+        "cdi": {
+            "specs": Null(
+                Each(
+                    {
+                        "path": STRING,
+                        "kind": Null(STRING),
+                        "devices": Null(STRINGS),
+                        "driver_version": Null(STRING),
+                        "stale": Null(BOOLEAN),
+                        "missing_paths": Null(STRINGS),
+                    }
+                )
+            )
+        },
+        "gpu_containers": Null(Each({"id": STRING, "name": STRING, "image": Null(STRING)})),
+    },
+    "framework": {
+        "images": Null(
+            Each(
+                {
+                    "ref": STRING,
+                    "id": STRING,
+                    "digests": STRINGS,
+                    "size_mib": INTEGER,
+                    "env": Null(Table(STRING)),
+                }
+            )
+        ),
+        "endpoints": Each(
+            Null({"name": STRING, "address": STRING, "reachable": BOOLEAN, "error": Null(STRING)})
+        ),
+    },
+    "apt": {
+        "lists_age_seconds": Null(NUMBER),
+        "sources": Null(
+            Each(
+                {
+                    "file": STRING,
+                    "format": OneOf("deb822", "one-line"),
+                    "enabled": BOOLEAN,
+                    "types": STRINGS,
+                    "uris": STRINGS,
+                    "suites": STRINGS,
+                    "components": STRINGS,
+                    "architectures": STRINGS,
+                    "signed_by": Null(STRING),
+                    "fingerprints": Null(STRINGS),
+                }
+            )
+        ),
+        "candidates": Null(
+            Table({"candidate": Null(STRING), "installed": Null(STRING), "versions": STRINGS})
+        ),
+        "holds": Null(STRINGS),
+        "unattended_upgrades": Null(
+            {
+                "installed": Null(BOOLEAN),
+                "enabled": Null(BOOLEAN),
+                "blacklist": STRINGS,
+                "guard_file": BOOLEAN,
+            }
+        ),
+        "dpkg_interrupted": Null(BOOLEAN),
+        "lock_held": Null(BOOLEAN),
+    },
+    "disk": Null(Each({"path": STRING, "total_mib": INTEGER, "free_mib": INTEGER})),
+}
+
+
+def _check(shape: Shape, value: Any, at: str, found: List[str]) -> None:
+    if isinstance(shape, Null):
+        if value is not None:
+            _check(shape.inner, value, at, found)
+    elif isinstance(shape, Each):
+        if not isinstance(value, list):
+            found.append("%s is %r, not a list" % (at, value))
+            return
+        for index, item in enumerate(value):
+            _check(shape.inner, item, "%s[%d]" % (at, index), found)
+    elif isinstance(shape, Table):
+        if not isinstance(value, dict):
+            found.append("%s is %r, not a mapping" % (at, value))
+            return
+        for key, item in value.items():
+            _check(shape.inner, item, "%s[%r]" % (at, key), found)
+    elif isinstance(shape, OneOf):
+        if value not in shape.values:
+            found.append("%s is %r, not one of: %s" % (at, value, ", ".join(shape.values)))
+    elif isinstance(shape, dict):
+        if not isinstance(value, dict):
+            found.append("%s is %r, not a mapping" % (at, value))
+            return
+        found += ["%s.%s is missing" % (at, key) for key in shape if key not in value]
+        found += ["%s.%s is in no contract" % (at, key) for key in value if key not in shape]
+        for key, inner in shape.items():
+            if key in value:
+                _check(inner, value[key], "%s.%s" % (at, key), found)
+    elif shape != ANY and (
+        not isinstance(value, _TYPES[shape]) or (isinstance(value, bool) and shape != BOOLEAN)
+    ):
+        found.append("%s is %r, not a %s" % (at, value, shape))
+
+
+def complaints(observed: Any) -> List[str]:
+    """What is wrong with an observation; nothing when it keeps the contract."""
+    found: List[str] = []
+    _check(GPU_STACK, observed, "gpu_stack", found)
+    return found
