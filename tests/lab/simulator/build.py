@@ -82,7 +82,7 @@ ARCHIVE = {
 }
 # Packages of a branch that is gone: they only pull in the branch that took over.
 TRANSITIONAL = {"jammy": [("460", "470")], "noble": []}
-DKMS_VERSION = "3.0.11-1ubuntu13"
+DKMS_VERSION = "1:3.0.11-1ubuntu13"  # with an epoch, so that the distribution's real dkms beside it never wins
 
 TOOLKIT_VERSIONS = ("1.17.8", "1.18.2")
 

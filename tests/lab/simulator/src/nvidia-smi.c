@@ -154,7 +154,7 @@ static int query(const char *fields, const char *format, struct gpu **chosen, in
 
 static void table(struct gpu **chosen, int count)
 {
-    char stamp[64], cuda[16], memory[40], power[40], ecc[24];
+    char stamp[64], cuda[16], memory[40], power[40], ecc[24], left[32];
     const char *line = "+-----------------------------------------+------------------------+----------------------+";
     time_t now = time(0);
     int i;
@@ -172,12 +172,12 @@ static void table(struct gpu **chosen, int count)
         struct gpu *gpu = chosen[i];
         char name[32];
         snprintf(name, sizeof name, strlen(gpu->name) > 24 ? "%.21s ..." : "%s", gpu->name);
-        snprintf(memory, sizeof memory, "%7lluMiB / %6lluMiB", gpu->memory.used >> 20, gpu->memory.total >> 20);
-        snprintf(power, sizeof power, "%4uW / %4uW", gpu->power / 1000, gpu->limit / 1000);
+        snprintf(memory, sizeof memory, "%8lluMiB / %6lluMiB", gpu->memory.used >> 20, gpu->memory.total >> 20);
+        snprintf(power, sizeof power, "%uW / %4uW", gpu->power / 1000, gpu->limit / 1000);
+        snprintf(left, sizeof left, " N/A%5uC    P%d", gpu->temperature, gpu->pstate);
         snprintf(ecc, sizeof ecc, gpu->ecc_supported && gpu->ecc ? "%llu" : "N/A", gpu->ecc_errors);
-        printf("|%4u  %-26s %6s | %18s Off | %20s |\n", gpu->index, name, gpu->persistence ? "On" : "Off", gpu->pci.bus_id, ecc);
-        printf("| N/A %4uC    P%-2d         %s | %s | %7u%%      Default |\n", gpu->temperature, gpu->pstate, power, memory,
-               gpu->utilisation.gpu);
+        printf("|%4u  %-24s %9s | %18s Off | %20s |\n", gpu->index, name, gpu->persistence ? "On" : "Off", gpu->pci.bus_id, ecc);
+        printf("|%-17s%23s |%s |%7u%%      Default |\n", left, power, memory, gpu->utilisation.gpu);
         printf("|                                         |                        | %20s |\n",
                !gpu->mig_supported ? "N/A" : gpu->mig ? "Enabled" : "Disabled");
         printf("%s\n", line);
