@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=text)
         one.add_argument("name")
 
-    execute = verbs.add_parser("node-exec", help="run a command in a node as root: node-exec NAME -- COMMAND …")
+    execute = verbs.add_parser(
+        "node-exec", help="run a command in a node as root: node-exec NAME -- COMMAND …"
+    )
     execute.add_argument("name")
     execute.add_argument("command", nargs=argparse.REMAINDER)
 
@@ -124,12 +126,16 @@ def verb_status(arguments: argparse.Namespace) -> int:
         print("The lab is not up.")
         return 0
     about = facts["engine"]
-    print(f"engine    {'own' if about['own'] else 'user'}  Docker {about['version']} ({about['driver']})  DOCKER_HOST={about['host']}")
+    print(
+        f"engine    {'own' if about['own'] else 'user'}  Docker {about['version']} ({about['driver']})  DOCKER_HOST={about['host']}"
+    )
     for service in facts["services"]:
         print(f"service   {service['name']:<20} {'running' if service['running'] else 'absent'}")
     for node in facts["nodes"]:
         state = "running" if node["running"] else "stopped"
-        print(f"node      {node['name']:<20} {state:<8} {node['os']:<14} ssh {node['user']}@{node['host']} -p {node['port']}")
+        print(
+            f"node      {node['name']:<20} {state:<8} {node['os']:<14} ssh {node['user']}@{node['host']} -p {node['port']}"
+        )
     return 0
 
 

@@ -43,7 +43,11 @@ class Docker:
     def ask(self, *args: str | Path) -> str | None:
         """The output, or None when the thing asked about is not there."""
         done = subprocess.run(
-            ["docker", *map(str, args)], capture_output=True, text=True, check=False, env={**os.environ, **self.env}
+            ["docker", *map(str, args)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **self.env},
         )
         return done.stdout.strip() if done.returncode == 0 else None
 
@@ -81,7 +85,12 @@ def info(host: str | None, timeout: float = 20) -> dict[str, Any] | None:
     env = {**os.environ, **({"DOCKER_HOST": host, "DOCKER_CONTEXT": ""} if host else {})}
     try:
         done = subprocess.run(
-            ["docker", "info", "--format", "{{json .}}"], capture_output=True, text=True, check=False, env=env, timeout=timeout
+            ["docker", "info", "--format", "{{json .}}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=env,
+            timeout=timeout,
         )
         facts = json.loads(done.stdout) if done.returncode == 0 else {}
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
@@ -104,7 +113,9 @@ def user_host() -> str:
     """The engine that a plain `docker` command talks to."""
     if os.environ.get("DOCKER_HOST"):
         return os.environ["DOCKER_HOST"]
-    text = output(["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], what="docker context")
+    text = output(
+        ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], what="docker context"
+    )
     return text.strip() or "unix:///var/run/docker.sock"
 
 
@@ -112,7 +123,12 @@ def find() -> Docker | None:
     """The running engine that carries (or would carry) the lab; starts nothing."""
     if socket_path().exists() and info(own_host()):
         return Docker(own_host(), own=True)
-    if remembered() != "own" and shutil.which("docker") and (facts := info(None)) and usable(facts, user_host()) is None:
+    if (
+        remembered() != "own"
+        and shutil.which("docker")
+        and (facts := info(None))
+        and usable(facts, user_host()) is None
+    ):
         return Docker(user_host(), own=False)
     return None
 
@@ -145,14 +161,19 @@ def ensure() -> tuple[Docker, str]:
             docker = Docker(own_host(), own=True)
     facts = info(docker.host) or {}
     settings.home().mkdir(parents=True, exist_ok=True)
-    (settings.home() / "engine.json").write_text(json.dumps({"kind": "own" if docker.own else "user", "host": docker.host}))
+    (settings.home() / "engine.json").write_text(
+        json.dumps({"kind": "own" if docker.own else "user", "host": docker.host})
+    )
     if facts.get("Driver") == "vfs":
         raise LabError(
             f"the Docker Engine at {docker.host} uses the vfs storage driver, which copies every image in full for "
             "every container: put the lab on a disk where overlay2 works (GPULAB_HOME=/directory/on/ext4)"
         )
     whose = "own" if docker.own else "the user's"
-    return docker, f"{whose}, Docker {facts.get('ServerVersion')}, {facts.get('Driver')}, cgroup v{facts.get('CgroupVersion', '?')}"
+    return (
+        docker,
+        f"{whose}, Docker {facts.get('ServerVersion')}, {facts.get('Driver')}, cgroup v{facts.get('CgroupVersion', '?')}",
+    )
 
 
 def start_own() -> None:
@@ -165,14 +186,32 @@ def start_own() -> None:
     config.write_text("{}\n")
     log = home / "logs" / "dockerd.log"
     command = [
-        "dockerd", "--config-file", config, "--data-root", home / "docker", "--exec-root", run_dir / "exec",
-        "--pidfile", pid_file(), "--host", own_host(), "--bridge", "none",
+        "dockerd",
+        "--config-file",
+        config,
+        "--data-root",
+        home / "docker",
+        "--exec-root",
+        run_dir / "exec",
+        "--pidfile",
+        pid_file(),
+        "--host",
+        own_host(),
+        "--bridge",
+        "none",
         # Only matters where dockerd finds a system containerd and uses that.
-        "--containerd-namespace", settings.PREFIX, "--containerd-plugins-namespace", f"{settings.PREFIX}-plugins",
-    ]  # fmt: skip
+        "--containerd-namespace",
+        settings.PREFIX,
+        "--containerd-plugins-namespace",
+        f"{settings.PREFIX}-plugins",
+    ]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
         )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -182,7 +221,11 @@ def start_own() -> None:
             return
         time.sleep(0.2)
     end = "\n".join("    " + line for line in log.read_text(errors="replace").splitlines()[-12:])
-    state = f"ended with code {process.returncode}" if process.poll() is not None else "does not answer after 60 s"
+    state = (
+        f"ended with code {process.returncode}"
+        if process.poll() is not None
+        else "does not answer after 60 s"
+    )
     raise LabError(f"the lab's Docker Engine {state}:\n{end}\n  whole log: {log}")
 
 
@@ -238,9 +281,19 @@ def ensure_network(docker: Docker) -> None:
     routes = [route.get("dst", "") for route in json.loads(output(["ip", "-json", "-4", "route"]))]
     subnet = free_subnet(settings.SUBNETS, routes)
     if subnet is None:
-        raise LabError(f"every subnet the lab could use overlaps a route of this machine: {', '.join(settings.SUBNETS)}")
+        raise LabError(
+            f"every subnet the lab could use overlaps a route of this machine: {', '.join(settings.SUBNETS)}"
+        )
     docker.run(
-        "network", "create", "--label", f"{settings.LABEL}=1", "--subnet", subnet,
-        "--opt", f"com.docker.network.bridge.name={settings.BRIDGE}",
-        "--opt", "com.docker.network.bridge.enable_ip_masquerade=false", settings.NETWORK,
-    )  # fmt: skip
+        "network",
+        "create",
+        "--label",
+        f"{settings.LABEL}=1",
+        "--subnet",
+        subnet,
+        "--opt",
+        f"com.docker.network.bridge.name={settings.BRIDGE}",
+        "--opt",
+        "com.docker.network.bridge.enable_ip_masquerade=false",
+        settings.NETWORK,
+    )

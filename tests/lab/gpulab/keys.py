@@ -49,8 +49,23 @@ def gpg_home(archive: str) -> Path:
         path.chmod(0o700)
         uid = f"{ARCHIVES[archive]} <lab@gpuready.invalid>"
         # --passphrase '' needs the loopback pinentry; the key never leaves this machine.
-        run([*gpg(path), "--pinentry-mode", "loopback", "--passphrase", "", "--quick-generate-key", uid, "rsa3072", "sign", "never"])
-        (path / "fingerprint").write_text(parse_fingerprint(output([*gpg(path), "--with-colons", "--list-keys"])) + "\n")
+        run(
+            [
+                *gpg(path),
+                "--pinentry-mode",
+                "loopback",
+                "--passphrase",
+                "",
+                "--quick-generate-key",
+                uid,
+                "rsa3072",
+                "sign",
+                "never",
+            ]
+        )
+        (path / "fingerprint").write_text(
+            parse_fingerprint(output([*gpg(path), "--with-colons", "--list-keys"])) + "\n"
+        )
     return path
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import engine, keys, machine, nodes, rootfs, settings, simulator
+from . import engine, images, keys, machine, mirror, nodes, registry, rootfs, services, settings, simulator
 from .engine import Docker
 from .errors import LabError
 from .progress import Step, run_steps
@@ -38,10 +39,15 @@ def write_dot_lab(docker: Docker) -> None:
     target.chmod(0o700)
     known = nodes.all_nodes(docker)
     keys.write_private(target / "ssh" / "id_ed25519", keys.user_key().read_text())
-    keys.write_private(target / "ssh" / "known_hosts", keys.known_hosts({node.name: node.port for node in known}))
+    keys.write_private(
+        target / "ssh" / "known_hosts", keys.known_hosts({node.name: node.port for node in known})
+    )
     for archive in keys.ARCHIVES:
         (target / f"{archive}.fpr").write_text(keys.fingerprint(archive) + "\n")
-    facts = {"engine": {"host": docker.host, "own": docker.own}, "nodes": [node.connection() for node in known]}
+    facts = {
+        "engine": {"host": docker.host, "own": docker.own},
+        "nodes": [node.connection() for node in known],
+    }
     keys.write_private(target / "lab.json", json.dumps(facts, indent=2) + "\n")
 
 
@@ -77,9 +83,10 @@ class Builder:
             keys.gpg_home(archive)
 
     def base(self, suite: str) -> str:
-        """Root file system of the nodes."""
+        """Root file system of the nodes, and the packages of that release for the mirror."""
+        recipe = nodes.recipe(suite, mirror.downloads(suite))
         return rootfs.ensure_base(
-            self.host, self.engine, nodes.base_image(suite), nodes.recipe(suite, ())
+            self.host, self.engine, nodes.base_image(suite), recipe, debs=mirror.debs_dir(suite)
         )
 
     def node_image(self, suite: str) -> str:
@@ -91,8 +98,14 @@ class Builder:
         docker = self.engine
         suite = nodes.suite_of(self.host, nodes.lookup_os(spec.os))
         found = docker.inspect("container", spec.name)
-        if keep and found is not None and (found["Config"].get("Labels") or {}).get(settings.LABEL_OS) == spec.os:
-            if found["Config"]["Labels"].get(settings.LABEL_HASH) == rootfs.base_digest(docker, nodes.node_image(suite)):
+        if (
+            keep
+            and found is not None
+            and (found["Config"].get("Labels") or {}).get(settings.LABEL_OS) == spec.os
+        ):
+            if found["Config"]["Labels"].get(settings.LABEL_HASH) == rootfs.base_digest(
+                docker, nodes.node_image(suite)
+            ):
                 port = int(found["Config"]["Labels"][settings.LABEL_PORT])
                 if not found["State"]["Running"]:
                     nodes.start(docker, spec.name, port)
@@ -101,21 +114,116 @@ class Builder:
         node = nodes.create(docker, self.host, spec, hardware)
         return f"bare {spec.os}, port {node.port}"
 
-    def image_steps(self, oses: list[str]) -> list[Step]:
-        """Everything that a node of these operating systems needs."""
-        suites = list(dict.fromkeys(nodes.suite_of(self.host, nodes.lookup_os(key)) for key in oses))
+    @property
+    def registry(self) -> registry.Registry:
+        """The registry's client."""
+        return registry.Registry(services.registry_url(self.engine))
+
+    def suites(self) -> dict[str, str]:
+        """Release of each archive → release that its packages come from."""
+        return {
+            os_.codename: nodes.suite_of(self.host, os_) for os_ in settings.OSES.values() if os_.has_archive
+        }
+
+    def tf_ready(self) -> bool:
+        """The registry serves the TensorFlow image already."""
+        return self.registry.label(settings.TF_IMAGE, settings.LABEL_HASH) == images.tf_digest()
+
+    def steps(self) -> list[Step]:
+        """Everything that nodes need, in an order that lets long steps run side by side."""
+        suites = sorted(
+            {*self.suites().values(), "bookworm"}
+            if self.host.distribution == "debian"
+            else set(self.suites().values())
+        )
+        bases = tuple(f"base-{suite}" for suite in suites)
         steps = [
             Step("packages", "install what the builds need", self.install),
             Step("engine", "start the Docker Engine", self.start_engine, ("packages",)),
             Step("keys", "make keys", self.make_keys, ("packages",)),
-            Step("simulator", "build the simulated driver and toolkit", lambda: simulator.ensure(self.host), ("packages",)),
+            Step(
+                "services-image",
+                "build the services' image",
+                lambda: services.ensure_image(self.host, self.engine),
+                ("engine",),
+            ),
+            *(
+                Step(
+                    base,
+                    f"build the nodes' {suite} root file system",
+                    functools.partial(self.base, suite),
+                    ("engine",),
+                )
+                for base, suite in zip(bases, suites, strict=True)
+            ),
+            Step(
+                "simulator",
+                "build the simulated driver and toolkit",
+                lambda: simulator.ensure(self.host),
+                ("packages",),
+            ),
+            Step(
+                "registry",
+                "start the registry",
+                lambda: services.ensure_registry(self.engine),
+                ("services-image",),
+            ),
+            Step(
+                "mirror",
+                "sign the package archives",
+                lambda: mirror.ensure(self.suites(), simulator.output_dir()),
+                (*bases, "simulator", "keys"),
+            ),
+            Step(
+                "mirror-up",
+                "start the package mirror",
+                lambda: services.ensure_mirror(self.engine),
+                ("mirror", "services-image"),
+            ),
+            *(
+                Step(
+                    f"node-{suite}",
+                    f"build the {suite} node image",
+                    functools.partial(self.node_image, suite),
+                    (base, "simulator"),
+                )
+                for base, suite in zip(bases, suites, strict=True)
+            ),
         ]
-        for suite in suites:
-            steps.append(Step(f"base-{suite}", f"build the nodes' {suite} root file system", lambda suite=suite: self.base(suite), ("engine",)))  # type: ignore[misc]
-            steps.append(
-                Step(f"node-{suite}", f"build the {suite} node image", lambda suite=suite: self.node_image(suite), (f"base-{suite}", "simulator"))  # type: ignore[misc]
-            )
         return steps
+
+    def image_steps(self) -> list[Step]:
+        """The registry's images."""
+
+        def unless_ready(work: Callable[[], str]) -> Callable[[], str]:
+            return lambda: "reused" if self.tf_ready() else work()
+
+        return [
+            Step(
+                "tf-packages",
+                "fetch TensorFlow 2.9 and cuDNN",
+                unless_ready(images.build_tf_packages),
+                ("registry",),
+            ),
+            Step(
+                "tf-root",
+                "install CUDA 11.2",
+                unless_ready(lambda: images.build_tf_root(self.host)),
+                ("registry",),
+            ),
+            Step(
+                "slim",
+                "push the small Python image",
+                lambda: images.ensure_slim(self.host, self.registry),
+                ("registry",),
+            ),
+            Step(
+                "tf-push",
+                "push the TensorFlow image",
+                unless_ready(lambda: images.push_tf(self.registry)),
+                ("tf-root", "tf-packages"),
+            ),
+        ]
 
 
 def up(*, fresh: bool = False) -> None:
@@ -126,20 +234,24 @@ def up(*, fresh: bool = False) -> None:
     started = time.monotonic()
     with exclusive():
         builder = Builder(host)
-        steps = builder.image_steps([spec.os for spec in settings.DEFAULT_NODES])
-        images = tuple(step.key for step in steps if step.key.startswith("node-"))
+        steps = builder.steps()
+        ready = (*(step.key for step in steps if step.key.startswith("node-")), "mirror-up", "keys")
+        steps += builder.image_steps()
         for spec in settings.DEFAULT_NODES:
             hardware = nodes.hardware_profile(spec.os, spec.gpus, None)
             steps.append(
                 Step(
-                    spec.name, f"boot {spec.name}",
-                    lambda spec=spec, hardware=hardware: builder.make_node(spec, hardware, keep=not fresh),  # type: ignore[misc]
-                    (*images, "keys"),
+                    spec.name,
+                    f"boot {spec.name}",
+                    functools.partial(builder.make_node, spec, hardware, keep=not fresh),
+                    ready,
                 )
-            )  # fmt: skip
+            )
         run_steps(steps, logs=settings.home() / "logs")
         write_dot_lab(builder.engine)
-    print(f"The lab is up after {time.monotonic() - started:.0f} s: {', '.join(node.name for node in nodes.all_nodes(builder.engine))}.")
+    print(
+        f"The lab is up after {time.monotonic() - started:.0f} s: {', '.join(node.name for node in nodes.all_nodes(builder.engine))}."
+    )
 
 
 def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
@@ -148,7 +260,7 @@ def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
     nodes.lookup_os(spec.os)
     with exclusive():
         builder = Builder(host)
-        run_steps(builder.image_steps([spec.os]), logs=settings.home() / "logs" / spec.name)
+        run_steps(builder.steps(), logs=settings.home() / "logs" / spec.name)
         nodes.create(builder.engine, host, spec, hardware)
         write_dot_lab(builder.engine)
     return nodes.require(builder.engine, spec.name)
@@ -180,7 +292,10 @@ def read_file(docker: Docker, container: str, path: str) -> str:
     import tarfile
 
     done = subprocess.run(
-        ["docker", "cp", f"{container}:{path}", "-"], capture_output=True, check=False, env={**os.environ, **docker.env}
+        ["docker", "cp", f"{container}:{path}", "-"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **docker.env},
     )
     if done.returncode:
         raise LabError(f"reading {path} of {container}: {done.stderr.decode(errors='replace').strip()}")
@@ -256,8 +371,16 @@ def status() -> dict[str, Any]:
     known = nodes.all_nodes(docker)
     return {
         "up": bool(known),
-        "engine": {"host": docker.host, "own": docker.own, "version": facts.get("ServerVersion"), "driver": facts.get("Driver")},
+        "engine": {
+            "host": docker.host,
+            "own": docker.own,
+            "version": facts.get("ServerVersion"),
+            "driver": facts.get("Driver"),
+        },
         "nodes": [node.connection() for node in known],
-        "services": [{"name": name, "running": bool(found and found["State"]["Running"])} for name, found in services.items()],
+        "services": [
+            {"name": name, "running": bool(found and found["State"]["Running"])}
+            for name, found in services.items()
+        ],
         "home": str(settings.home()),
     }

@@ -125,7 +125,15 @@ def install(packages: list[str]) -> None:
     if subprocess.run(simulate, capture_output=True, check=False).returncode:
         run(["apt-get", "--quiet", "update"], what="apt-get update")
     run(
-        ["apt-get", "--quiet", "--yes", "-oDPkg::Lock::Timeout=120", "install", "--no-install-recommends", *packages],
+        [
+            "apt-get",
+            "--quiet",
+            "--yes",
+            "-oDPkg::Lock::Timeout=120",
+            "install",
+            "--no-install-recommends",
+            *packages,
+        ],
         what=f"installing {' '.join(packages)} with apt",
     )
 

@@ -22,9 +22,24 @@ from .settings import NodeOs, NodeSpec
 
 #: What a node's root file system starts with: what a fresh Ubuntu server has, as far as it matters here.
 PACKAGES = (
-    "systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "openssh-server", "iproute2", "iptables", "ca-certificates",
-    "sudo", "kmod", "procps", "curl", "gpg", "gpgv", "lsb-release", "unattended-upgrades",
-)  # fmt: skip
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "python3",
+    "python3-apt",
+    "openssh-server",
+    "iproute2",
+    "iptables",
+    "ca-certificates",
+    "sudo",
+    "kmod",
+    "procps",
+    "curl",
+    "gpg",
+    "gpgv",
+    "lsb-release",
+    "unattended-upgrades",
+)
 
 ARCHIVE_KEYRING = "/usr/share/keyrings/gpulab-ubuntu-archive-keyring.gpg"
 HARDWARE = "/etc/gpulab/hardware.json"
@@ -32,15 +47,26 @@ BOOT_SECONDS = 60
 
 #: Taken from the measured recipe: all that systemd and a nested Docker Engine need, without --privileged.
 RUN_FLAGS = (
-    "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined",
-    "--security-opt=systempaths=unconfined", "--device-cgroup-rule=a *:* rwm", "--tmpfs=/run:exec,mode=755", "--tmpfs=/tmp:exec,mode=1777",
-    "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--cgroupns=host", "--stop-signal=SIGRTMIN+3",
+    "--cap-add=ALL",
+    "--cap-drop=SYS_RESOURCE",
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+    "--security-opt=systempaths=unconfined",
+    "--device-cgroup-rule=a *:* rwm",
+    "--tmpfs=/run:exec,mode=755",
+    "--tmpfs=/tmp:exec,mode=1777",
+    "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw",
+    "--cgroupns=host",
+    "--stop-signal=SIGRTMIN+3",
     # `reboot` in the node ends the container; this is its power switch.
     "--restart=always",
     # Names of the lab resolve; anything else fails soon instead of leaking to the machine's resolver.
-    "--dns=240.0.0.1", "--dns-option=timeout:1", "--dns-option=attempts:1", "--dns-option=ndots:0",
+    "--dns=240.0.0.1",
+    "--dns-option=timeout:1",
+    "--dns-option=attempts:1",
+    "--dns-option=ndots:0",
     "--env=container=docker",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +82,24 @@ class Node:
         """How to reach it, in the terms of molecule's instance_config and of an inventory."""
         ssh = settings.dot_lab() / "ssh"
         return {
-            "name": self.name, "host": "127.0.0.1", "port": self.port, "user": settings.USER, "os": self.os,
-            "identity_file": str(ssh / "id_ed25519"), "known_hosts": str(ssh / "known_hosts"), "running": self.running,
-        }  # fmt: skip
+            "name": self.name,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "user": settings.USER,
+            "os": self.os,
+            "identity_file": str(ssh / "id_ed25519"),
+            "known_hosts": str(ssh / "known_hosts"),
+            "running": self.running,
+        }
 
 
 def full_name(name: str) -> str:
     """The container's name: always with the lab's prefix."""
     name = name if name.startswith(f"{settings.PREFIX}-") else f"{settings.PREFIX}-{name}"
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])", name):
-        raise LabError(f"{name!r} cannot be a host name: use lower-case letters, digits and hyphens, at most 52 in all")
+        raise LabError(
+            f"{name!r} cannot be a host name: use lower-case letters, digits and hyphens, at most 52 in all"
+        )
     if name in {settings.MIRROR, settings.REGISTRY}:
         raise LabError(f"{name} is one of the lab's own services, not a node")
     return name
@@ -116,7 +150,9 @@ def ensure_image(docker: Docker, suite: str, simulated: Path) -> str:
     if (simulated / "node").is_dir():
         trees.append(simulated / "node")
     archive = rootfs.overlay(trees)
-    digest = rootfs.digest_of(rootfs.base_digest(docker, base_image(suite)), *(rootfs.digest_tree(tree) for tree in trees))
+    digest = rootfs.digest_of(
+        rootfs.base_digest(docker, base_image(suite)), *(rootfs.digest_tree(tree) for tree in trees)
+    )
     changes = ('CMD ["/usr/local/lib/gpulab/init"]',)
     return rootfs.ensure_layered(docker, node_image(suite), base_image(suite), archive, digest, changes)
 
@@ -124,7 +160,14 @@ def ensure_image(docker: Docker, suite: str, simulated: Path) -> str:
 def all_nodes(docker: Docker) -> list[Node]:
     """Every node of the lab, running or not."""
     ids = docker.out(
-        "container", "ls", "--all", "--quiet", "--filter", f"label={settings.LABEL}=1", "--filter", f"label={settings.LABEL_ROLE}=node"
+        "container",
+        "ls",
+        "--all",
+        "--quiet",
+        "--filter",
+        f"label={settings.LABEL}=1",
+        "--filter",
+        f"label={settings.LABEL_ROLE}=node",
     ).split()
     if not ids:
         return []
@@ -132,7 +175,12 @@ def all_nodes(docker: Docker) -> list[Node]:
     for facts in json.loads(docker.out("container", "inspect", *ids)):
         labels = facts["Config"]["Labels"]
         nodes.append(
-            Node(facts["Name"].lstrip("/"), labels[settings.LABEL_OS], int(labels[settings.LABEL_PORT]), bool(facts["State"]["Running"]))
+            Node(
+                facts["Name"].lstrip("/"),
+                labels[settings.LABEL_OS],
+                int(labels[settings.LABEL_PORT]),
+                bool(facts["State"]["Running"]),
+            )
         )
     return sorted(nodes, key=lambda node: node.port)
 
@@ -163,7 +211,9 @@ def pick_port(wanted: int | None, taken: Iterable[int]) -> int:
     used = set(taken)
     if wanted is not None:
         if wanted in used or not port_is_free(wanted):
-            raise LabError(f"port 127.0.0.1:{wanted} is taken: choose another one (--port) or stop what listens there")
+            raise LabError(
+                f"port 127.0.0.1:{wanted} is taken: choose another one (--port) or stop what listens there"
+            )
         return wanted
     used |= {node.port for node in settings.DEFAULT_NODES if node.port}
     for port in settings.PORTS:
@@ -179,10 +229,10 @@ def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str
     release = (
         f'PRETTY_NAME="{os_.pretty_name}"\nNAME="Ubuntu"\nVERSION_ID="{os_.version_id}"\n'
         f'VERSION="{os_.version_id} LTS ({os_.codename.title()})"\nVERSION_CODENAME={os_.codename}\nID=ubuntu\nID_LIKE=debian\n'
-        f'UBUNTU_CODENAME={os_.codename}\nLOGO=ubuntu-logo\n'
+        f"UBUNTU_CODENAME={os_.codename}\nLOGO=ubuntu-logo\n"
     )
     lsb = (
-        f'DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE={os_.version_id}\nDISTRIB_CODENAME={os_.codename}\n'
+        f"DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE={os_.version_id}\nDISTRIB_CODENAME={os_.codename}\n"
         f'DISTRIB_DESCRIPTION="{os_.pretty_name}"\n'
     )
     debian_version = {"jammy": "bookworm/sid", "noble": "trixie/sid"}.get(os_.codename, "sid")
@@ -190,10 +240,13 @@ def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str
         "usr/lib/os-release": (0o644, release.encode()),
         "etc/lsb-release": (0o644, lsb.encode()),
         "etc/debian_version": (0o644, f"{debian_version}\n".encode()),
-        "etc/dpkg/origins/ubuntu": (0o644, b"Vendor: Ubuntu\nVendor-URL: https://www.ubuntu.com/\nBugs: https://bugs.launchpad.net/ubuntu/+filebug\nParent: debian\n"),
+        "etc/dpkg/origins/ubuntu": (
+            0o644,
+            b"Vendor: Ubuntu\nVendor-URL: https://www.ubuntu.com/\nBugs: https://bugs.launchpad.net/ubuntu/+filebug\nParent: debian\n",
+        ),
         "etc/dpkg/origins/default": "ubuntu",
         "etc/apt/apt.conf.d/50unattended-upgrades": (0o644, UNATTENDED_UPGRADES.encode()),
-    }  # fmt: skip
+    }
 
 
 UNATTENDED_UPGRADES = """\
@@ -210,7 +263,9 @@ Unattended-Upgrade::DevRelease "auto";
 """
 
 
-def node_files(name: str, os_: NodeOs, suite: str, hardware: dict[str, Any], kernel: str) -> dict[str, tuple[int, bytes] | str]:
+def node_files(
+    name: str, os_: NodeOs, suite: str, hardware: dict[str, Any], kernel: str
+) -> dict[str, tuple[int, bytes] | str]:
     """What tells one node from another."""
     key = keys.host_key(name)
     simulated = {
@@ -233,7 +288,10 @@ def node_files(name: str, os_: NodeOs, suite: str, hardware: dict[str, Any], ker
         f"lib/modules/{kernel}/modules.order": (0o644, b""),
         **identity_files(os_, suite),
     }
-    if os_.has_archive and (keyring := settings.home() / "mirror" / "current" / "ubuntu-keyring.gpg").exists():
+    if (
+        os_.has_archive
+        and (keyring := settings.home() / "mirror" / "current" / "ubuntu-keyring.gpg").exists()
+    ):
         sources = (
             f"Types: deb\nURIs: http://{settings.MIRROR}/ubuntu\nSuites: {os_.codename}\nComponents: main restricted\n"
             f"Signed-By: {ARCHIVE_KEYRING}\n"
@@ -251,22 +309,41 @@ def create(docker: Docker, host: machine.Machine, spec: NodeSpec, hardware: dict
     port = pick_port(spec.port, (node.port for node in all_nodes(docker)))
     volume = f"{spec.name}-docker"
     labels = {
-        settings.LABEL: "1", settings.LABEL_ROLE: "node", settings.LABEL_OS: spec.os, settings.LABEL_PORT: str(port),
+        settings.LABEL: "1",
+        settings.LABEL_ROLE: "node",
+        settings.LABEL_OS: spec.os,
+        settings.LABEL_PORT: str(port),
         settings.LABEL_HASH: rootfs.base_digest(docker, node_image(suite)),
-    }  # fmt: skip
+    }
     docker.out("volume", "create", "--label", f"{settings.LABEL}=1", volume)
     docker.out(
-        "create", "--name", spec.name, "--hostname", spec.name, "--network", settings.NETWORK, f"--publish=127.0.0.1:{port}:22",
-        *RUN_FLAGS, f"--volume={volume}:/var/lib/docker", *(f"--label={key}={value}" for key, value in labels.items()),
+        "create",
+        "--name",
+        spec.name,
+        "--hostname",
+        spec.name,
+        "--network",
+        settings.NETWORK,
+        f"--publish=127.0.0.1:{port}:22",
+        *RUN_FLAGS,
+        f"--volume={volume}:/var/lib/docker",
+        *(f"--label={key}={value}" for key, value in labels.items()),
         node_image(suite),
         what=f"creating {spec.name}",
-    )  # fmt: skip
+    )
     files = node_files(spec.name, os_, suite, hardware, host.kernel)
     rootfs.copy_in(docker, spec.name, rootfs.overlay([], files))
     start(docker, spec.name, port)
     if "etc/apt/sources.list.d/ubuntu.sources" in files:
         # As cloud-init leaves a new machine: the package lists are there.
-        docker.out("exec", spec.name, "apt-get", "--quiet", "update", what=f"fetching the package lists on {spec.name}")
+        docker.out(
+            "exec",
+            spec.name,
+            "apt-get",
+            "--quiet",
+            "update",
+            what=f"fetching the package lists on {spec.name}",
+        )
     return Node(spec.name, spec.os, port, running=True)
 
 
@@ -284,8 +361,11 @@ def wait_booted(docker: Docker, name: str) -> None:
     while time.monotonic() < deadline:
         done = subprocess.run(
             ["docker", "exec", name, "systemctl", "is-system-running"],
-            capture_output=True, text=True, check=False, env={**os.environ, **docker.env},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **docker.env},
+        )
         state = done.stdout.strip()
         if state == "running":
             return
@@ -294,7 +374,9 @@ def wait_booted(docker: Docker, name: str) -> None:
             log = docker.ask("exec", name, "journalctl", "--no-pager", "--lines=15", "--priority=4")
             raise LabError(f"{name} booted with failed units:\n{failed}\n{log}")
         time.sleep(0.2)
-    raise LabError(f"{name} did not boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}): see `docker logs {name}`")
+    raise LabError(
+        f"{name} did not boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}): see `docker logs {name}`"
+    )
 
 
 def wait_ssh(port: int, name: str, seconds: float = 20) -> None:
@@ -338,9 +420,13 @@ def hardware_profile(os_key: str, gpus: Iterable[str], profile: Path | None) -> 
     wanted = [gpu for gpu in gpus if gpu]
     unknown = [gpu for gpu in wanted if known and gpu not in known]
     if unknown:
-        raise LabError(f"unknown GPU model {unknown[0]!r} (--gpus): the simulator has {', '.join(sorted(known))}")
+        raise LabError(
+            f"unknown GPU model {unknown[0]!r} (--gpus): the simulator has {', '.join(sorted(known))}"
+        )
     return {
-        "gpus": [{"pci": f"0000:{0x3B + 0x10 * index:02x}:00.0", "model": gpu} for index, gpu in enumerate(wanted)],
+        "gpus": [
+            {"pci": f"0000:{0x3B + 0x10 * index:02x}:00.0", "model": gpu} for index, gpu in enumerate(wanted)
+        ],
         "faults": {},
         "os": os_key,
     }

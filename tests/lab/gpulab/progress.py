@@ -62,7 +62,9 @@ class Board:
         if not steps:
             return
         if self.tty():
-            parts = [f"[{step.number}/{self.total}] {step.title} … {now - step.started:.0f} s" for step in steps]
+            parts = [
+                f"[{step.number}/{self.total}] {step.title} … {now - step.started:.0f} s" for step in steps
+            ]
             with self.lock:
                 self.stream.write("\r\x1b[K" + "   ".join(parts)[:160])
                 self.stream.flush()
@@ -87,7 +89,9 @@ def last_line(log: Path | None, width: int = 70) -> str:
     return re.sub(r"\s+", " ", lines[-1])[:width]
 
 
-def run_steps(steps: Iterable[Step], *, logs: Path, stream: TextIO | None = None, workers: int = 4) -> dict[str, float]:
+def run_steps(
+    steps: Iterable[Step], *, logs: Path, stream: TextIO | None = None, workers: int = 4
+) -> dict[str, float]:
     """Run every step once all it needs are done; the first failure stops what has not begun."""
     todo = list(steps)
     check_graph(todo)

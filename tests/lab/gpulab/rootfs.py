@@ -29,9 +29,12 @@ SCRUB = (
     '"$1"/var/log/apt "$1"/var/log/dpkg.log "$1"/var/log/bootstrap.log; : > "$1"/etc/machine-id'
 )
 NO_DOCS = (
-    "path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias",
-)  # fmt: skip
+    "path-exclude=/usr/share/doc/*",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-include=/usr/share/locale/locale.alias",
+)
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,36 @@ def digest_tree(root: Path, *, skip: Iterable[str] = ("__pycache__",)) -> str:
 def sources(host: machine.Machine, recipe: Recipe) -> list[str]:
     """apt source lines for a suite from the machine's own archive; empty = mmdebstrap's default for the suite."""
     archive = machine.archive_uris(host)
-    family = "ubuntu" if recipe.suite in {os_.codename for os_ in settings.OSES.values() if os_.distribution == "ubuntu"} else "debian"
+    family = (
+        "ubuntu"
+        if recipe.suite in {os_.codename for os_ in settings.OSES.values() if os_.distribution == "ubuntu"}
+        else "debian"
+    )
     if archive is None or family != host.distribution:
         return []
     main, security = archive
     components = " ".join(recipe.components)
     lines = [f"deb {main} {recipe.suite} {components}"]
     if recipe.updates:
-        lines += [f"deb {main} {recipe.suite}-updates {components}", f"deb {security} {recipe.suite}-security {components}"]
+        lines += [
+            f"deb {main} {recipe.suite}-updates {components}",
+            f"deb {security} {recipe.suite}-security {components}",
+        ]
     return lines
 
 
 def mmdebstrap(host: machine.Machine, recipe: Recipe, target: Path, *, debs: Path | None = None) -> None:
     """Build a root file system into a tar file or a directory, by the target's name."""
     command = [
-        "mmdebstrap", f"--variant={recipe.variant}", f"--components={','.join(recipe.components)}",
-        f"--include={','.join(recipe.packages)}", "--dpkgopt=force-unsafe-io",
-        '--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"',
-    ]  # fmt: skip
+        "mmdebstrap",
+        f"--variant={recipe.variant}",
+        f"--components={','.join(recipe.components)}",
+        f"--include={','.join(recipe.packages)}",
+        "--dpkgopt=force-unsafe-io",
+        '--aptopt=APT::Install-Recommends "false"',
+        '--aptopt=Acquire::Languages "none"',
+        '--aptopt=Acquire::Retries "3"',
+    ]
     keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
     if keyring.exists():
         command.append(f"--keyring={keyring}")
@@ -117,15 +132,29 @@ def mmdebstrap(host: machine.Machine, recipe: Recipe, target: Path, *, debs: Pat
 
 def cached_image(docker: Docker, name: str, digest: str) -> bool:
     """Whether the engine has the image with this content."""
-    return docker.ask("image", "inspect", "--format", f'{{{{index .Config.Labels "{settings.LABEL_HASH}"}}}}', name) == digest
+    return (
+        docker.ask(
+            "image", "inspect", "--format", f'{{{{index .Config.Labels "{settings.LABEL_HASH}"}}}}', name
+        )
+        == digest
+    )
 
 
 def ensure_base(
-    host: machine.Machine, docker: Docker, name: str, recipe: Recipe, *, changes: Iterable[str] = (), debs: Path | None = None
+    host: machine.Machine,
+    docker: Docker,
+    name: str,
+    recipe: Recipe,
+    *,
+    changes: Iterable[str] = (),
+    debs: Path | None = None,
 ) -> str:
     """The image of a recipe: built if the engine lacks it; a word on which."""
     digest = digest_of(recipe.digest(), list(changes))
-    if cached_image(docker, name, digest) and (debs is None or (debs / ".complete").exists()):
+    stamp = debs / ".complete" if debs is not None else None
+    if cached_image(docker, name, digest) and (
+        stamp is None or (stamp.exists() and stamp.read_text() == digest)
+    ):
         return "reused"
     build = settings.home() / "build"
     build.mkdir(parents=True, exist_ok=True)
@@ -133,10 +162,12 @@ def ensure_base(
     archive.unlink(missing_ok=True)
     mmdebstrap(host, recipe, archive, debs=debs)
     labels = [f"LABEL {settings.LABEL}=1", f"LABEL {settings.LABEL_HASH}={digest}"]
-    docker.run("import", *(part for change in [*labels, *changes] for part in ("--change", change)), archive, name)
+    docker.run(
+        "import", *(part for change in [*labels, *changes] for part in ("--change", change)), archive, name
+    )
     archive.unlink()
-    if debs is not None:
-        (debs / ".complete").touch()
+    if stamp is not None:
+        stamp.write_text(digest)
     return "built"
 
 
@@ -176,13 +207,19 @@ def copy_in(docker: Docker, container: str, archive: bytes) -> None:
     """Unpack a tar in a container that need not run."""
     # Existing directories keep their mode and owner only if the archive does not name them: docker cp sets both.
     done = subprocess.run(
-        ["docker", "cp", "-", f"{container}:/"], input=archive, capture_output=True, check=False, env={**os.environ, **docker.env}
+        ["docker", "cp", "-", f"{container}:/"],
+        input=archive,
+        capture_output=True,
+        check=False,
+        env={**os.environ, **docker.env},
     )
     if done.returncode:
         raise LabError(f"copying files into {container} failed:\n{done.stderr.decode(errors='replace')}")
 
 
-def ensure_layered(docker: Docker, name: str, base: str, archive: bytes, digest: str, changes: Iterable[str] = ()) -> str:
+def ensure_layered(
+    docker: Docker, name: str, base: str, archive: bytes, digest: str, changes: Iterable[str] = ()
+) -> str:
     """An image = another image plus a tar of files."""
     if cached_image(docker, name, digest):
         return "reused"
@@ -190,7 +227,12 @@ def ensure_layered(docker: Docker, name: str, base: str, archive: bytes, digest:
     try:
         copy_in(docker, container, archive)
         labels = [f"LABEL {settings.LABEL}=1", f"LABEL {settings.LABEL_HASH}={digest}"]
-        docker.out("commit", *(part for change in [*labels, *changes] for part in ("--change", change)), container, name)
+        docker.out(
+            "commit",
+            *(part for change in [*labels, *changes] for part in ("--change", change)),
+            container,
+            name,
+        )
     finally:
         docker.out("rm", "--force", container)
     return "built"
@@ -199,5 +241,13 @@ def ensure_layered(docker: Docker, name: str, base: str, archive: bytes, digest:
 def base_digest(docker: Docker, name: str) -> str:
     """The content hash of an image that is there."""
     return output(
-        ["docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{settings.LABEL_HASH}"}}}}', name], env=docker.env
+        [
+            "docker",
+            "image",
+            "inspect",
+            "--format",
+            f'{{{{index .Config.Labels "{settings.LABEL_HASH}"}}}}',
+            name,
+        ],
+        env=docker.env,
     ).strip()

@@ -40,7 +40,9 @@ def run(
         kwargs["stdin"] = stdin if stdin is not None else subprocess.DEVNULL
     try:
         if log is None:
-            done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **kwargs)
+            done = subprocess.run(
+                argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **kwargs
+            )
             output = done.stdout.decode(errors="replace")
         else:
             with log.open("ab") as sink:
@@ -61,19 +63,32 @@ def run(
 
 
 def output(
-    command: Sequence[str | Path], *, what: str = "", env: Mapping[str, str] | None = None, text_input: str | None = None
+    command: Sequence[str | Path],
+    *,
+    what: str = "",
+    env: Mapping[str, str] | None = None,
+    text_input: str | None = None,
+    cwd: Path | None = None,
 ) -> str:
     """Run a command for its standard output."""
     argv = [str(part) for part in command]
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, check=False, env=merged(env), input=text_input,
+            argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=merged(env),
+            input=text_input,
             stdin=subprocess.DEVNULL if text_input is None else None,
-        )  # fmt: skip
+            cwd=cwd,
+        )
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]}: command not found") from error
     if done.returncode:
-        raise LabError(f"{what or ' '.join(argv[:3])} failed (exit code {done.returncode}):\n{tail(done.stderr or done.stdout)}")
+        raise LabError(
+            f"{what or ' '.join(argv[:3])} failed (exit code {done.returncode}):\n{tail(done.stderr or done.stdout)}"
+        )
     return done.stdout
 
 

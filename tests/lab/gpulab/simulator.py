@@ -14,7 +14,11 @@ from .shell import run
 def models() -> set[str]:
     """The GPU models that a hardware profile may name."""
     path = settings.SIMULATOR / "models.json"
-    return {name for name in json.loads(path.read_text()) if not name.startswith("_")} if path.exists() else set()
+    return (
+        {name for name in json.loads(path.read_text()) if not name.startswith("_")}
+        if path.exists()
+        else set()
+    )
 
 
 def output_dir() -> Path:
@@ -36,7 +40,10 @@ def ensure(host: machine.Machine) -> str:
     fresh = target.with_name("simulator.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    run([sys.executable, build, "--output", fresh, "--kernel", host.kernel], what="building the simulated driver and toolkit")
+    run(
+        [sys.executable, build, "--output", fresh, "--kernel", host.kernel],
+        what="building the simulated driver and toolkit",
+    )
     (fresh / ".digest").write_text(digest)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)

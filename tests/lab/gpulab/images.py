@@ -1,0 +1,202 @@
+"""The images in the lab's registry: TensorFlow 2.9 with CUDA 11.2.2 and cuDNN 8, and a small Python for fast tests."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import machine, registry, rootfs, settings
+from .errors import LabError
+from .shell import run
+
+REQUIREMENTS = settings.SOURCE / "requirements-tensorflow.txt"
+SITE = "usr/local/lib/python3.9/dist-packages"
+
+#: Debian 11's non-free section holds CUDA 11.2.2's libraries; its Python is the 3.9 that TensorFlow 2.9 has wheels for.
+CUDA = rootfs.Recipe(
+    suite="bullseye",
+    components=("main", "contrib", "non-free"),
+    updates=False,
+    packages=(
+        "python3",
+        "ca-certificates",
+        "libcudart11.0",
+        "libcublas11",
+        "libcublaslt11",
+        "libcufft10",
+        "libcurand10",
+        "libcusolver11",
+        "libcusparse11",
+    ),
+    hooks=('ln -s /usr/bin/python3 "$1"/usr/local/bin/python', f'mkdir -p "$1"/{SITE}'),
+)
+
+#: As in the official image, where it decides how containers get their GPU.
+TF_ENV = {
+    "PATH": "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LD_LIBRARY_PATH": f"/usr/local/nvidia/lib:/usr/local/nvidia/lib64:/{SITE}/nvidia/cudnn/lib",
+    "NVIDIA_VISIBLE_DEVICES": "all",
+    "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+    "NVIDIA_REQUIRE_CUDA": "cuda>=11.2 brand=tesla,driver>=418,driver<419 brand=tesla,driver>=450,driver<451",
+    "CUDA_VERSION": "11.2.2",
+    "LANG": "C.UTF-8",
+}
+
+SLIM_PATHS = (
+    "usr/share/doc",
+    "usr/share/locale",
+    "usr/share/zoneinfo",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/share/perl",
+    "usr/share/perl5",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+)
+
+
+def slim_recipe(host: machine.Machine) -> rootfs.Recipe:
+    """A base with Python and little else."""
+    suite = "jammy" if host.distribution == "ubuntu" else "bookworm"
+    drop = " ".join(f'"$1"/{path}' for path in SLIM_PATHS)
+    return rootfs.Recipe(suite=suite, packages=("python3",), variant="essential", hooks=(f"rm -rf {drop}",))
+
+
+def build_dir(name: str, digest: str) -> Path:
+    """Where an image is put together; what an interrupted build finished is found again by the digest."""
+    path = settings.home() / "build" / f"{name}-{digest}"
+    path.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.glob(f"{name}-*"):
+        if other != path:
+            shutil.rmtree(other)
+    return path
+
+
+def pip_command() -> list[str]:
+    """A pip of this machine that can fetch wheels for another Python."""
+    candidates = [settings.REPO / ".venv" / "bin" / "python", Path(sys.executable)]
+    for python in candidates:
+        if (
+            python.exists()
+            and subprocess.run(
+                [python, "-m", "pip", "--version"], capture_output=True, check=False
+            ).returncode
+            == 0
+        ):
+            return [str(python), "-m", "pip"]
+    raise LabError("no pip to fetch TensorFlow's wheels with: run `make env` first")
+
+
+def tf_digest() -> str:
+    """Changes when the image's content would."""
+    return rootfs.digest_of(CUDA.digest(), hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest(), TF_ENV, 2)
+
+
+def build_tf_root(host: machine.Machine) -> str:
+    """The CUDA root file system."""
+    directory = build_dir("tf", tf_digest())
+    done = directory / "root.done"
+    if done.exists():
+        return "reused"
+    shutil.rmtree(directory / "root", ignore_errors=True)
+    rootfs.mmdebstrap(host, CUDA, directory / "root")
+    done.touch()
+    return "built"
+
+
+def build_tf_packages() -> str:
+    """TensorFlow, cuDNN and what they need, as wheels for the image's Python."""
+    directory = build_dir("tf", tf_digest())
+    done = directory / "packages.done"
+    if done.exists():
+        return "reused"
+    target = directory / "packages"
+    shutil.rmtree(target, ignore_errors=True)
+    platforms = [
+        "manylinux1_x86_64",
+        "manylinux_2_5_x86_64",
+        "manylinux2010_x86_64",
+        "manylinux_2_12_x86_64",
+        "manylinux2014_x86_64",
+        "manylinux_2_17_x86_64",
+        "any",
+    ]
+    run(
+        [
+            *pip_command(),
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+            "--no-cache-dir",
+            "--only-binary=:all:",
+            "--target",
+            target,
+            "--implementation=cp",
+            "--python-version=3.9",
+            "--abi=cp39",
+            "--abi=abi3",
+            "--abi=none",
+            *(f"--platform={name}" for name in platforms),
+            "--requirement",
+            REQUIREMENTS,
+        ],
+        what="fetching TensorFlow's wheels with pip",
+    )
+    done.touch()
+    return "built"
+
+
+def push_tf(client: registry.Registry) -> str:
+    """Put the parts together, import TensorFlow once (a check, and it leaves the byte code), and push."""
+    digest = tf_digest()
+    directory = build_dir("tf", digest)
+    root, packages = directory / "root", directory / "packages"
+    joined = directory / "joined.done"
+    if not joined.exists():
+        # Only a rename: the packages become a part of the root file system.
+        target = root / SITE
+        if packages.exists():
+            shutil.rmtree(target, ignore_errors=True)
+            packages.rename(target)
+        joined.touch()
+    check = "import tensorflow as tf; assert tf.__version__ == '2.9.0', tf.__version__; tf.config.list_physical_devices()"
+    run(
+        [
+            "chroot",
+            root,
+            "/usr/bin/env",
+            "-i",
+            *(f"{name}={value}" for name, value in TF_ENV.items()),
+            "TF_CPP_MIN_LOG_LEVEL=2",
+            "python3",
+            "-c",
+            check,
+        ],
+        what="importing TensorFlow in the finished image",
+    )
+    layers = registry.tree_layers(root, "Debian 11, CUDA 11.2.2, cuDNN 8.5, TensorFlow 2.9.0")
+    size = client.push(
+        registry.Image(settings.TF_IMAGE, layers, TF_ENV, labels=registry.image_labels(digest))
+    )
+    shutil.rmtree(directory)
+    return f"{size / settings.GIB:.1f} GiB in {len(layers)} layers"
+
+
+def ensure_slim(host: machine.Machine, client: registry.Registry) -> str:
+    """The small image."""
+    recipe = slim_recipe(host)
+    digest = recipe.digest()
+    if client.label(settings.SLIM_IMAGE, settings.LABEL_HASH) == digest:
+        return "reused"
+    directory = build_dir("slim", digest)
+    shutil.rmtree(directory / "root", ignore_errors=True)
+    rootfs.mmdebstrap(host, recipe, directory / "root")
+    layers = registry.tree_layers(directory / "root", "Python")
+    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    size = client.push(
+        registry.Image(settings.SLIM_IMAGE, layers, env, ("python3",), registry.image_labels(digest))
+    )
+    shutil.rmtree(directory)
+    return f"{size / (1 << 20):.0f} MiB"

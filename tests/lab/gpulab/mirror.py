@@ -1,0 +1,329 @@
+"""The lab's apt mirror: three signed archives, as Ubuntu, NVIDIA and Docker publish them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from . import keys, rootfs, settings
+from .errors import LabError
+from .shell import output, run
+
+#: Raise it when this file lays the archives out differently.
+LAYOUT = 4
+
+#: From the distribution, with all they depend on; everything that the roles install beside NVIDIA's packages.
+DOWNLOAD = (
+    "docker.io",
+    "containerd",
+    "runc",
+    "dkms",
+    "gcc",
+    "make",
+    "python3-debian",
+    "pciutils",
+    "xz-utils",
+    "gnupg",
+)
+
+
+def downloads(suite: str) -> tuple[str, ...]:
+    """What the base of a release fetches for the mirror."""
+    # Debian 13 moved the client to a package of its own, which docker.io only recommends.
+    return (*DOWNLOAD, "docker-cli") if suite == "trixie" else DOWNLOAD
+
+
+def debs_dir(suite: str) -> Path:
+    """Where the downloaded packages of a release are kept."""
+    return settings.home() / "cache" / f"debs-{suite}"
+
+
+def root() -> Path:
+    """What the mirror's web server serves; `current` inside it is switched in one step."""
+    return settings.home() / "mirror"
+
+
+def ensure(suites: Mapping[str, str], simulated: Path) -> str:
+    """The archives for `codename → release the packages come from`."""
+    stamps = [
+        LAYOUT,
+        dict(suites),
+        [(debs_dir(suite) / ".complete").read_text() for suite in sorted(set(suites.values()))],
+        [keys.fingerprint(archive) for archive in keys.ARCHIVES],
+        _read(simulated / ".digest"),
+    ]
+    digest = rootfs.digest_of(*stamps)
+    target = root() / digest
+    current = root() / "current"
+    if target.is_dir() and current.is_symlink() and str(current.readlink()) == digest:
+        return "reused"
+    fresh = root() / f"{digest}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for codename, suite in suites.items():
+        debs = sorted(debs_dir(suite).glob("*.deb"))
+        ubuntu_archive(
+            fresh / "ubuntu", codename, debs, sorted((simulated / "ubuntu" / codename).glob("*.deb"))
+        )
+        docker_archive(fresh / "docker-ce" / "linux" / "ubuntu", codename, debs)
+    toolkit_archive(fresh / "libnvidia-container", sorted((simulated / "toolkit").glob("*.deb")))
+    keys.export_public("ubuntu", fresh / "ubuntu-keyring.gpg")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    link = root() / "current.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(digest)
+    link.replace(current)
+    for old in root().iterdir():
+        if old.is_dir() and not old.is_symlink() and old.name != digest:
+            shutil.rmtree(old)
+    return f"{sum(1 for _ in target.rglob('*.deb'))} packages"
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def link_all(debs: Iterable[Path], target: Path) -> None:
+    """Put packages into a pool without copying them where the file system allows it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for deb in debs:
+        try:
+            os.link(deb, target / deb.name)
+        except OSError:
+            shutil.copy2(deb, target / deb.name)
+
+
+def ubuntu_archive(archive: Path, codename: str, main: list[Path], restricted: list[Path]) -> None:
+    """dists/ and pool/ of one release: Debian's packages in main, NVIDIA stand-ins in restricted."""
+    for component, debs in (("main", main), ("restricted", restricted)):
+        pool = Path("pool") / codename / component
+        link_all(debs, archive / pool)
+        index(archive, pool, archive / "dists" / codename / component / "binary-amd64")
+    release(
+        archive / "dists" / codename,
+        "ubuntu",
+        Origin="Ubuntu",
+        Label="Ubuntu",
+        Suite=codename,
+        Codename=codename,
+        Components="main restricted",
+        Description="Simulated Ubuntu archive of a gpuready lab",
+    )
+
+
+def toolkit_archive(archive: Path, debs: list[Path]) -> None:
+    """NVIDIA's flat repository of the container toolkit, with its key beside it."""
+    flat = archive / "stable" / "deb" / "amd64"
+    link_all(debs, flat)
+    index(flat, Path("."), flat)
+    release(
+        flat,
+        "toolkit",
+        Origin="https://nvidia.github.io/libnvidia-container",
+        Label="NVIDIA CORPORATION (simulated)",
+        Suite="bullseye",
+        Codename="bullseye",
+        Description="Simulated libnvidia-container archive of a gpuready lab",
+    )
+    (archive / "gpgkey").write_text(keys.public_key("toolkit"))
+
+
+def docker_archive(archive: Path, codename: str, debs: list[Path]) -> None:
+    """Docker's own repository; its packages are made of the distribution's."""
+    pool = Path("dists") / codename / "pool" / "stable" / "amd64"
+    repackage_docker(debs, archive / pool, codename)
+    index(archive, pool, archive / "dists" / codename / "stable" / "binary-amd64")
+    release(
+        archive / "dists" / codename,
+        "docker-ce",
+        Origin="Docker",
+        Label="Docker CE",
+        Suite=codename,
+        Codename=codename,
+        Components="stable",
+        Description="Docker archive of a gpuready lab, repackaged",
+    )
+    (archive / "gpg").write_text(keys.public_key("docker-ce"))
+
+
+def index(archive: Path, pool: Path, target: Path) -> None:
+    """Packages and Packages.gz of a pool, with paths relative to the archive."""
+    target.mkdir(parents=True, exist_ok=True)
+    text = output(["apt-ftparchive", "packages", str(pool)], what="apt-ftparchive packages", cwd=archive)
+    (target / "Packages").write_text(text)
+    (target / "Packages.gz").write_bytes(gzip.compress(text.encode(), 6, mtime=0))
+
+
+def release(directory: Path, key: str, **fields: str) -> None:
+    """Release, signed both ways that apt knows."""
+    options = [
+        part for name, value in fields.items() for part in ("-o", f"APT::FTPArchive::Release::{name}={value}")
+    ]
+    options += ["-o", "APT::FTPArchive::Release::Architectures=amd64", "-o", "APT::FTPArchive::DoByHash=no"]
+    text = output(["apt-ftparchive", *options, "release", str(directory)], what="apt-ftparchive release")
+    # A flat archive lies beside its Release file and must not list that file itself.
+    (directory / "Release").write_text(
+        "".join(line for line in text.splitlines(keepends=True) if not line.endswith(" Release\n"))
+    )
+    sign = [*keys.gpg(keys.gpg_home(key)), "--yes", "--pinentry-mode", "loopback", "--passphrase", ""]
+    run(
+        [*sign, "--clearsign", "--output", directory / "InRelease", directory / "Release"],
+        what="signing an archive",
+    )
+    run(
+        [*sign, "--armor", "--detach-sign", "--output", directory / "Release.gpg", directory / "Release"],
+        what="signing an archive",
+    )
+
+
+# --- Docker's own packages, made of the distribution's ---------------------------------------------------------
+
+CE_OF = {
+    "docker.io": "docker-ce",
+    "tini": "docker-ce",
+    "docker-cli": "docker-ce-cli",
+    "containerd": "containerd.io",
+    "runc": "containerd.io",
+}
+CE_CONTROL = {
+    "docker-ce": "Conflicts: docker (<< 1.5~), docker.io\nReplaces: docker-engine\nRecommends: ca-certificates, git, pigz, xz-utils",
+    "docker-ce-cli": "Conflicts: docker (<< 1.5~), docker.io, docker-cli\nReplaces: docker-cli\nBreaks: docker-engine (<< 5:18.09~)",
+    "containerd.io": "Conflicts: containerd, runc\nReplaces: containerd, runc\nProvides: containerd, runc",
+}
+CE_ABOUT = {
+    "docker-ce": "Docker: the open-source application container engine",
+    "docker-ce-cli": "Docker CLI: the open-source application container engine",
+    "containerd.io": "An open and reliable container runtime",
+}
+POSTINST = """\
+#!/bin/sh
+set -e
+if [ "$1" = configure ]; then
+    {group}
+    if [ -d /run/systemd/system ]; then systemctl --system daemon-reload >/dev/null || true; fi
+    for unit in {units}; do deb-systemd-helper enable "$unit" >/dev/null || true; done
+    if [ -d /run/systemd/system ]; then deb-systemd-invoke start {units} >/dev/null || true; fi
+fi
+"""
+PRERM = """\
+#!/bin/sh
+set -e
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then deb-systemd-invoke stop {units} >/dev/null || true; fi
+"""
+
+
+def ce_package(package: str, path: str) -> str | None:
+    """Which of Docker's packages a file of a distribution's package belongs to; None = left out."""
+    if not re.match(r"(\./)?(usr/)?(s?bin|lib/systemd/system|libexec/docker|lib/docker)/", path):
+        return None
+    if package == "docker.io" and path.endswith("/bin/docker"):
+        return "docker-ce-cli"
+    return CE_OF.get(package)
+
+
+def ce_version(package: str, upstream: str, codename: str) -> str:
+    """A version as Docker writes it."""
+    plain = re.match(r"[0-9.]+", upstream.partition(":")[2] or upstream)
+    number = plain.group().rstrip(".") if plain else upstream
+    if package == "containerd.io":
+        return f"{number}-1"
+    release_number = {"jammy": "22.04", "noble": "24.04"}.get(codename, codename)
+    return f"5:{number}-1~ubuntu.{release_number}~{codename}"
+
+
+def ce_depends(fields: Iterable[str], package: str) -> str:
+    """The distribution's dependencies, without those that are in Docker's packages now."""
+    kept: dict[str, None] = {}
+    for text in fields:
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            if item.split()[0] not in {*CE_OF, "lsb-base", "adduser"}:
+                kept[item] = None
+    own = {
+        "docker-ce": ["containerd.io (>= 1.4.1)", "docker-ce-cli", "adduser", "init-system-helpers"],
+        "containerd.io": ["init-system-helpers"],
+    }
+    return ", ".join([*own.get(package, []), *kept])
+
+
+def repackage_docker(debs: list[Path], target: Path, codename: str) -> None:
+    """docker-ce, docker-ce-cli and containerd.io out of docker.io, containerd, runc and tini."""
+    target.mkdir(parents=True, exist_ok=True)
+    found = {deb.name.partition("_")[0]: deb for deb in debs if deb.name.partition("_")[0] in CE_OF}
+    if "docker.io" not in found or "containerd" not in found:
+        raise LabError(
+            f"the distribution's docker.io and containerd were not downloaded (have: {', '.join(sorted(found)) or 'none'})"
+        )
+    build = Path(tempfile.mkdtemp(prefix="docker-ce-", dir=settings.home()))
+    try:
+        depends: dict[str, list[str]] = {}
+        versions: dict[str, str] = {}
+        for name, deb in found.items():
+            unpacked = build / "unpacked" / name
+            unpacked.mkdir(parents=True)
+            run(["dpkg-deb", "--extract", deb, unpacked])
+            fields = output(["dpkg-deb", "--showformat", "${Version}\\n${Depends}\\n", "--show", deb]).split(
+                "\n"
+            )
+            depends.setdefault(CE_OF[name], []).append(fields[1])
+            if name in {"docker.io", "containerd"}:
+                versions[CE_OF[name]] = fields[0]
+            for path in sorted(unpacked.rglob("*")):
+                relative = path.relative_to(unpacked)
+                package = ce_package(name, str(relative))
+                if package is None or (path.is_dir() and not path.is_symlink()):
+                    continue
+                # Docker's packages keep everything in /usr/bin.
+                place = build / package / str(relative).replace("usr/sbin/", "usr/bin/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if path.is_symlink() and path.readlink().name == path.name:
+                    continue
+                shutil.copy2(path, place, follow_symlinks=False)
+        versions["docker-ce-cli"] = versions["docker-ce"]
+        depends.setdefault("docker-ce-cli", ["libc6"])
+        for unit in (build / "docker-ce").rglob("docker.service"):
+            unit.write_text(unit.read_text().replace("/usr/sbin/dockerd", "/usr/bin/dockerd"))
+        for package in CE_CONTROL:
+            pack(
+                build / package,
+                package,
+                ce_version(package, versions[package], codename),
+                ce_depends(depends[package], package),
+                target,
+            )
+    finally:
+        shutil.rmtree(build)
+
+
+def pack(tree: Path, package: str, version: str, depends: str, target: Path) -> None:
+    """One .deb of a file tree."""
+    control = tree / "DEBIAN"
+    control.mkdir(parents=True)
+    control.joinpath("control").write_text(
+        f"Package: {package}\nVersion: {version}\nArchitecture: amd64\nSection: admin\nPriority: optional\n"
+        f"Maintainer: gpuready lab <lab@gpuready.invalid>\nDepends: {depends}\n{CE_CONTROL[package]}\nDescription: {CE_ABOUT[package]}\n"
+        " Repackaged from the distribution for a gpuready lab.\n"
+    )
+    units = sorted(path.name for path in tree.rglob("*") if path.suffix in {".service", ".socket"})
+    if units:
+        group = (
+            "getent group docker >/dev/null || addgroup --system docker" if package == "docker-ce" else ":"
+        )
+        for name, text in (("postinst", POSTINST), ("prerm", PRERM)):
+            script = control / name
+            script.write_text(text.format(group=group, units=" ".join(units)))
+            script.chmod(0o755)
+    done = subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(tree), str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise LabError(f"building {package}: {done.stderr.strip()}")
