@@ -272,7 +272,9 @@ class _Row:
         found = []
         for number, item in enumerate(self.get(field, list), start=1):
             name = item.get(key) if isinstance(item, dict) else None
-            found.append(_Row(self.file, "%s row %d%s" % (field, number, " (%s)" % name if name else ""), item))
+            found.append(
+                _Row(self.file, "%s row %d%s" % (field, number, " (%s)" % name if name else ""), item)
+            )
         return found
 
     def done(self) -> None:
@@ -314,7 +316,9 @@ def _framework(row: _Row) -> Framework:
         image=row.text("image"),
         image_size_mib=row.get("image_size_mib", int, None),
         probe=row.text("probe"),
-        expect=MappingProxyType({"framework_version": expect.text("framework_version"), "cuda": expect.text("cuda")}),
+        expect=MappingProxyType(
+            {"framework_version": expect.text("framework_version"), "cuda": expect.text("cuda")}
+        ),
         cuda=row.version("cuda"),
         cudnn=row.text("cudnn", None),
         python=row.text("python", None),
@@ -400,7 +404,12 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
             raise row.fail("end_of_life", "%r is neither YYYY-MM nor past" % end)
         number = row.get("branch", int)
         branch = Branch(
-            number, row.text("kind", choices=KINDS), end, row.version("max_cuda"), row.text("source"), row.basis()
+            number,
+            row.text("kind", choices=KINDS),
+            end,
+            row.version("max_cuda"),
+            row.text("source"),
+            row.basis(),
         )
         _unique(branches, number, branch, row, "branch")
         row.done()
@@ -408,7 +417,11 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     for row in drivers.rows("cuda_minor_version", "family"):
         rules.append(
             MinorVersionRule(
-                row.get("family", int), row.version("since"), row.version("min"), row.text("source"), row.basis()
+                row.get("family", int),
+                row.version("since"),
+                row.version("min"),
+                row.text("source"),
+                row.basis(),
             )
         )
         row.done()
@@ -455,9 +468,15 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         row.done()
     chips: Dict[str, Chip] = {}
     for row in gpus.rows("chips", "chip"):
-        chip = Chip(row.text("chip"), row.text("arch", choices=sorted(architectures)), row.version("compute_capability"))
+        chip = Chip(
+            row.text("chip"),
+            row.text("arch", choices=sorted(architectures)),
+            row.version("compute_capability"),
+        )
         if chip.compute_capability not in architectures[chip.arch].compute_capabilities:
-            raise row.fail("compute_capability", "%s is not one of %s's" % (chip.compute_capability, chip.arch))
+            raise row.fail(
+                "compute_capability", "%s is not one of %s's" % (chip.compute_capability, chip.arch)
+            )
         row.text("source"), row.basis()
         row.done()
         _unique(chips, chip.chip, chip, row, "chip")
@@ -493,7 +512,11 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         packages=toolkit.texts("packages"),
         legacy_packages=toolkit.texts("legacy_packages"),
         runtime=MappingProxyType(
-            {"name": runtime_row.text("name"), "path": runtime_row.text("path"), "args": runtime_row.texts("args")}
+            {
+                "name": runtime_row.text("name"),
+                "path": runtime_row.text("path"),
+                "args": runtime_row.texts("args"),
+            }
         ),
         binaries=toolkit.texts("binaries"),
         cdi_spec=toolkit.text("cdi_spec"),
@@ -554,14 +577,18 @@ def data_directory() -> str:
 
         return os.path.dirname(os.path.abspath(gpuready.data.__file__ or ""))
     except ImportError:
-        raise CatalogError("gpuready's data files are neither in %s/data nor in the collection" % here) from None
+        raise CatalogError(
+            "gpuready's data files are neither in %s/data nor in the collection" % here
+        ) from None
 
 
-def load(directory: Optional[str] = None) -> Catalog:
+def load_catalog(directory: Optional[str] = None) -> Catalog:
     """The catalog from a directory of data files; the shipped ones by default."""
     place = directory or data_directory()
     try:
-        return _load(place, tuple(os.stat(os.path.join(place, name)).st_mtime_ns for name in (*FILES, "pci.ids")))
+        return _load(
+            place, tuple(os.stat(os.path.join(place, name)).st_mtime_ns for name in (*FILES, "pci.ids"))
+        )
     except OSError as error:
         raise CatalogError("%s: cannot be read (%s)" % (error.filename, error.strerror)) from error
 
@@ -630,7 +657,9 @@ def find_gpu(text: str, catalog: Catalog) -> List[Dict[str, Any]]:
     found = []
     for device, name in catalog.pci_ids.items():
         parts = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
-        if words and all(word in parts for word in words) and catalog.chip_of(name):
+        # A chip's sound, USB and switch functions carry its name too.
+        other = re.search(r"NVSwitch|Audio|Controller|SMBus|Bridge", name)
+        if words and all(word in parts for word in words) and catalog.chip_of(name) and not other:
             found.append((len(parts), device))
     if not found and re.match(r"^[0-9a-f]{4}$", text.lower()):
         found = [(0, text.lower())]
@@ -704,8 +733,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             target = os.path.join(data_directory(), "pci.ids")
             with open(target, "w", encoding="utf-8") as handle:
                 handle.write(text)
-            print("%s: list of %s, %d devices" % (target, *reversed([len(parse_pci_ids(text)[0]), parse_pci_ids(text)[1]])))
-        catalog = load()
+            print(
+                "%s: list of %s, %d devices"
+                % (target, *reversed([len(parse_pci_ids(text)[0]), parse_pci_ids(text)[1]]))
+            )
+        catalog = load_catalog()
     except (CatalogError, OSError) as error:
         print("gpuready: %s" % error, file=sys.stderr)
         return 2

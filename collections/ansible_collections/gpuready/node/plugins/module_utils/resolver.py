@@ -18,6 +18,10 @@ from .wishes import nearest
 ROLE = "nvidia_driver"
 OPEN, PROPRIETARY = "open", "proprietary"
 PRECOMPILED, DKMS = "precompiled", "dkms"
+NO_LISTS = (
+    "apt has no package lists on this node: the driver was chosen by the catalog "
+    "and is confirmed when the lists are there"
+)
 KIND_WORDS = {
     "long_term": "long-term",
     "production": "production",
@@ -109,7 +113,11 @@ class Option:
         raise AssertionError(kind)
 
     def words(self) -> str:
-        return "%s (%s, %s)" % (self.package_version or self.version or self.branch, self.flavour, self.install)
+        return "%s (%s, %s)" % (
+            self.package_version or self.version or self.branch,
+            self.flavour,
+            self.install,
+        )
 
 
 @dataclass
@@ -194,7 +202,17 @@ def collect(
     """Everything the driver must fulfil; pure facts, no choice yet."""
     found: List[Requirement] = []
 
-    def add(rule: str, kind: str, value: str, requirement: str, subject: str, text: str, source: str, basis: str, variable: Optional[str] = None) -> None:
+    def add(
+        rule: str,
+        kind: str,
+        value: str,
+        requirement: str,
+        subject: str,
+        text: str,
+        source: str,
+        basis: str,
+        variable: Optional[str] = None,
+    ) -> None:
         row = Requirement(rule, kind, value, requirement, subject, text, source, basis, variable)
         if row not in found:
             found.append(row)
@@ -204,22 +222,61 @@ def collect(
         add(rule, kind, value, requirement, variable, text, "the inventory's wishes", "read", variable)
 
     if wishes["nvidia_driver_version"]:
-        wish("user-version", "version", "nvidia_driver_version", "=" + wishes["nvidia_driver_version"], "exact version asked for")
+        wish(
+            "user-version",
+            "version",
+            "nvidia_driver_version",
+            "=" + wishes["nvidia_driver_version"],
+            "exact version asked for",
+        )
     if wishes["nvidia_driver_branch"] != "auto":
-        wish("user-branch", "branch", "nvidia_driver_branch", "branch " + wishes["nvidia_driver_branch"], "branch asked for")
+        wish(
+            "user-branch",
+            "branch",
+            "nvidia_driver_branch",
+            "branch " + wishes["nvidia_driver_branch"],
+            "branch asked for",
+        )
     if wishes["nvidia_driver_flavour"] != "auto":
-        wish("user-flavour", "flavour", "nvidia_driver_flavour", wishes["nvidia_driver_flavour"] + " modules", "flavour asked for")
+        wish(
+            "user-flavour",
+            "flavour",
+            "nvidia_driver_flavour",
+            wishes["nvidia_driver_flavour"] + " modules",
+            "flavour asked for",
+        )
 
     for workload in workloads:
         own = catalog.toolkit_driver(workload.cuda)
         minor = catalog.minor_version_floor(workload.cuda)
         if minor:
-            text = "CUDA %d.x runs on any driver from %s on (minor-version compatibility)" % (minor.family, minor.min)
+            text = "CUDA %d.x runs on any driver from %s on (minor-version compatibility)" % (
+                minor.family,
+                minor.min,
+            )
             if own:
                 text += "; CUDA %s itself came with %s" % (workload.cuda, own.version)
-            add("cuda-minor", "floor", minor.min, ">=" + minor.min, workload.name, text, catalog.cite(minor.source), minor.basis)
+            add(
+                "cuda-minor",
+                "floor",
+                minor.min,
+                ">=" + minor.min,
+                workload.name,
+                text,
+                catalog.cite(minor.source),
+                minor.basis,
+            )
         elif own:
-            add("cuda-ga", "floor", own.version, ">=" + own.version, workload.name, "CUDA %s needs the driver it came with" % workload.cuda, catalog.cite(own.source), own.basis)
+            add(
+                "cuda-ga",
+                "floor",
+                own.version,
+                ">=" + own.version,
+                workload.name,
+                "CUDA %s needs the driver it came with" % workload.cuda,
+                catalog.cite(own.source),
+                own.basis,
+            )
         for gpu in _distinct(gpus, "compute_capability"):
             asked = gpu.get("compute_capability")
             if not asked or not own:
@@ -228,15 +285,27 @@ def collect(
             subject = "%s on %s" % (workload.name, gpu.get("arch") or _gpu_words(gpu))
             if how == "jit":
                 add(
-                    "ptx-jit", "floor", own.version, ">=" + own.version, subject,
-                    "the wheel has no code for compute capability %s: the driver compiles its %s PTX, so it must know CUDA %s's PTX" % (asked, arch, workload.cuda),
-                    catalog.cite(workload.archs_source), "inference",
+                    "ptx-jit",
+                    "floor",
+                    own.version,
+                    ">=" + own.version,
+                    subject,
+                    "the wheel has no code for compute capability %s: the driver compiles its %s PTX, so it must know CUDA %s's PTX"
+                    % (asked, arch, workload.cuda),
+                    catalog.cite(workload.archs_source),
+                    "inference",
                 )
             elif how == "unknown":
                 add(
-                    "cuda-ga", "floor", own.version, ">=" + own.version, subject,
-                    "the wheel's architectures are not known: CUDA %s's own driver can always compile its PTX" % workload.cuda,
-                    catalog.cite(own.source), "inference",
+                    "cuda-ga",
+                    "floor",
+                    own.version,
+                    ">=" + own.version,
+                    subject,
+                    "the wheel's architectures are not known: CUDA %s's own driver can always compile its PTX"
+                    % workload.cuda,
+                    catalog.cite(own.source),
+                    "inference",
                 )
 
     for gpu in _distinct(gpus, "arch"):
@@ -249,35 +318,115 @@ def collect(
             continue
         cite = catalog.cite(product.source)
         if product.min_version:
-            add("gpu-product", "floor", product.min_version, ">=" + product.min_version, _gpu_words(gpu), "the first driver that supports this product", cite, product.basis)
+            add(
+                "gpu-product",
+                "floor",
+                product.min_version,
+                ">=" + product.min_version,
+                _gpu_words(gpu),
+                "the first driver that supports this product",
+                cite,
+                product.basis,
+            )
         if product.open_modules == "required":
-            add("open-required", "flavour", OPEN, "open modules", _gpu_words(gpu), "this product works with the open kernel modules only", cite, product.basis)
+            add(
+                "open-required",
+                "flavour",
+                OPEN,
+                "open modules",
+                _gpu_words(gpu),
+                "this product works with the open kernel modules only",
+                cite,
+                product.basis,
+            )
 
     if wishes["nvidia_driver_min_version"]:
-        wish("user-minimum", "floor", "nvidia_driver_min_version", ">=" + wishes["nvidia_driver_min_version"], "the site's own minimum")
+        wish(
+            "user-minimum",
+            "floor",
+            "nvidia_driver_min_version",
+            ">=" + wishes["nvidia_driver_min_version"],
+            "the site's own minimum",
+        )
     if secure_boot:
-        add("secure-boot", "signed", "", "signed modules", "Secure Boot", "the kernel refuses modules that no trusted key has signed; DKMS would build such ones", "observed: Secure Boot is on", "read")
+        add(
+            "secure-boot",
+            "signed",
+            "",
+            "signed modules",
+            "Secure Boot",
+            "the kernel refuses modules that no trusted key has signed; DKMS would build such ones",
+            "observed: Secure Boot is on",
+            "read",
+        )
     if nvswitches:
-        add("nvswitch", "fabric", "", "a fabric manager", "%d NVSwitches" % nvswitches, "without nvidia-fabricmanager of the driver's own version CUDA does not start on these GPUs", "observed: NVSwitches on the PCI bus", "memory")
+        add(
+            "nvswitch",
+            "fabric",
+            "",
+            "a fabric manager",
+            "%d NVSwitches" % nvswitches,
+            "without nvidia-fabricmanager of the driver's own version CUDA does not start on these GPUs",
+            "observed: NVSwitches on the PCI bus",
+            "memory",
+        )
     return found
 
 
 def _gpu_requirements(arch: Architecture, gpu: Mapping[str, Any], catalog: Catalog, add: Any) -> None:
     subject, cite = "%s (%s)" % (_gpu_words(gpu), arch.arch), catalog.cite(arch.source)
     if arch.first_branch is not None:
-        add("gpu-first-branch", "floor", str(arch.first_branch), ">=%d" % arch.first_branch, subject, "the first branch that supports this GPU", cite, arch.basis)
+        add(
+            "gpu-first-branch",
+            "floor",
+            str(arch.first_branch),
+            ">=%d" % arch.first_branch,
+            subject,
+            "the first branch that supports this GPU",
+            cite,
+            arch.basis,
+        )
     if arch.last_branch is not None:
-        add("gpu-last-branch", "last_branch", str(arch.last_branch), "<=%d" % arch.last_branch, subject, "the last branch that supports this GPU", cite, arch.basis)
+        add(
+            "gpu-last-branch",
+            "last_branch",
+            str(arch.last_branch),
+            "<=%d" % arch.last_branch,
+            subject,
+            "the last branch that supports this GPU",
+            cite,
+            arch.basis,
+        )
     if arch.open_modules == "required":
-        add("open-required", "flavour", OPEN, "open modules", subject, "this GPU works with the open kernel modules only", cite, arch.basis)
+        add(
+            "open-required",
+            "flavour",
+            OPEN,
+            "open modules",
+            subject,
+            "this GPU works with the open kernel modules only",
+            cite,
+            arch.basis,
+        )
     elif arch.open_modules == "impossible":
-        add("open-impossible", "flavour", PROPRIETARY, "proprietary modules", subject, "the open kernel modules begin with Turing", cite, arch.basis)
+        add(
+            "open-impossible",
+            "flavour",
+            PROPRIETARY,
+            "proprietary modules",
+            subject,
+            "the open kernel modules begin with Turing",
+            cite,
+            arch.basis,
+        )
 
 
 # What can be had ---------------------------------------------------------------------------------------------------
 
 
-def names(patterns: Iterable[str], branch: int, family: Family, flavour: str = PROPRIETARY, kernel: str = "") -> List[str]:
+def names(
+    patterns: Iterable[str], branch: int, family: Family, flavour: str = PROPRIETARY, kernel: str = ""
+) -> List[str]:
     """Package names from a source's patterns."""
     suffix = "-open" if flavour == OPEN else ""
     return [p.format(branch=branch, family=family.suffix, open=suffix, kernel=kernel) for p in patterns]
@@ -324,10 +473,11 @@ def _kernels(observed: Mapping[str, Any]) -> Tuple[Optional[str], Optional[str]]
 def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: Catalog) -> Installed:
     """Which packaged driver the node has, and whether the set is whole."""
     have = installed_packages(observed)
-    pattern = re.compile(r"^(lib|linux-modules-|linux-objects-|linux-signatures-)?nvidia-.*")
-    state = Installed(packages={name: version for name, version in have.items() if pattern.match(name)})
+    state = Installed()
     for package in _get(observed, "driver", "packages") or []:
-        state.held[package["name"]] = bool(package.get("held"))
+        if package.get("status", "installed") == "installed":
+            state.packages[package["name"]] = package["version"]
+            state.held[package["name"]] = bool(package.get("held"))
     anchors = []
     for family in source.families:
         expression = re.escape(source.version_package).replace(r"\{branch\}", r"(\d{3,4})")
@@ -349,7 +499,12 @@ def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: 
     if listed:
         install, packages = listed
         state.option = Option(
-            state.branch, state.family, state.flavour, install, state.version, state.package_version,
+            state.branch,
+            state.family,
+            state.flavour,
+            install,
+            state.version,
+            state.package_version,
             tuple((name, have[name]) for name in packages),
             fabric=names([source.nvswitch], state.branch, state.family)[0] in have,
             installed=True,
@@ -371,8 +526,12 @@ def _installed_flavour(observed: Mapping[str, Any], source: PackageSource, state
 
 
 def _complete_set(
-    observed: Mapping[str, Any], source: PackageSource, state: Installed, have: Mapping[str, str],
-    running: Optional[str], upcoming: Optional[str],
+    observed: Mapping[str, Any],
+    source: PackageSource,
+    state: Installed,
+    have: Mapping[str, str],
+    running: Optional[str],
+    upcoming: Optional[str],
 ) -> Optional[Tuple[str, List[str]]]:
     """(way, packages) if the installed packages are a whole driver for the kernels at hand."""
     assert state.branch is not None and state.family is not None and state.flavour is not None
@@ -393,7 +552,9 @@ def _complete_set(
     return None
 
 
-def available(observed: Mapping[str, Any], source: PackageSource, catalog: Catalog, pin: str = "") -> List[Option]:
+def available(
+    observed: Mapping[str, Any], source: PackageSource, catalog: Catalog, pin: str = ""
+) -> List[Option]:
     """Every driver that apt could install now; from the catalog's list of the release while apt has no lists."""
     if not has_lists(observed):
         return _available_by_catalog(observed, source, catalog)
@@ -410,7 +571,9 @@ def available(observed: Mapping[str, Any], source: PackageSource, catalog: Catal
     return found
 
 
-def _available_by_catalog(observed: Mapping[str, Any], source: PackageSource, catalog: Catalog) -> List[Option]:
+def _available_by_catalog(
+    observed: Mapping[str, Any], source: PackageSource, catalog: Catalog
+) -> List[Option]:
     running, upcoming = _kernels(observed)
     release = _get(observed, "host", "os", "version_id")
     nvswitches = _get(observed, "host", "nvswitches") or []
@@ -425,11 +588,15 @@ def _available_by_catalog(observed: Mapping[str, Any], source: PackageSource, ca
                 wanted += names(source.precompiled, branch, family, flavour)
                 if nvswitches:
                     wanted += names([source.nvswitch], branch, family)
-                found.append(Option(branch, family, flavour, PRECOMPILED, packages=tuple((n, None) for n in wanted)))
+                found.append(
+                    Option(branch, family, flavour, PRECOMPILED, packages=tuple((n, None) for n in wanted))
+                )
     return found
 
 
-def _common_version(observed: Mapping[str, Any], packages: Sequence[str], branch: int, pin: str) -> Optional[str]:
+def _common_version(
+    observed: Mapping[str, Any], packages: Sequence[str], branch: int, pin: str
+) -> Optional[str]:
     """The version that all the packages can be installed at: apt's candidate, or the one that was asked for."""
     shared = [v for v in versions_of(observed, packages[-1]) if driver_branch(v) == branch]
     for package in packages[:-1]:
@@ -442,7 +609,13 @@ def _common_version(observed: Mapping[str, Any], packages: Sequence[str], branch
 
 
 def _installable(
-    observed: Mapping[str, Any], source: PackageSource, branch: int, family: Family, flavour: str, install: str, pin: str
+    observed: Mapping[str, Any],
+    source: PackageSource,
+    branch: int,
+    family: Family,
+    flavour: str,
+    install: str,
+    pin: str,
 ) -> Optional[Option]:
     running, upcoming = _kernels(observed)
     patterns = source.precompiled if install == PRECOMPILED else source.dkms
@@ -479,7 +652,10 @@ def _installable(
             elif kernel not in usable:
                 if kernel == running:
                     return None
-                notes.append("apt has no headers of the next boot's kernel %s: DKMS cannot build the module for it" % kernel)
+                notes.append(
+                    "apt has no headers of the next boot's kernel %s: DKMS cannot build the module for it"
+                    % kernel
+                )
     fabric = True
     extra: List[Tuple[str, Optional[str]]] = []
     if _get(observed, "host", "nvswitches"):
@@ -490,7 +666,15 @@ def _installable(
             extra.append((manager, newest(same)))
     packages = [*modules, *[(name, version) for name in userland], *extra]
     return Option(
-        branch, family, flavour, install, driver_version(version), version, tuple(packages), fabric, notes=tuple(notes)
+        branch,
+        family,
+        flavour,
+        install,
+        driver_version(version),
+        version,
+        tuple(packages),
+        fabric,
+        notes=tuple(notes),
     )
 
 
@@ -509,7 +693,13 @@ def _support_rank(branch: int, catalog: Catalog, today: str) -> int:
     return {"long_term": 5, "production": 6}.get(entry.kind, 7)
 
 
-def prefer(options: Sequence[Option], source: PackageSource, catalog: Catalog, today: str, flavour: Optional[str] = None) -> Optional[Option]:
+def prefer(
+    options: Sequence[Option],
+    source: PackageSource,
+    catalog: Catalog,
+    today: str,
+    flavour: Optional[str] = None,
+) -> Optional[Option]:
     """The best of the suitable options: supported long-term first, then newest; precompiled first; then flavour."""
 
     def key(option: Option) -> Tuple[Any, ...]:
@@ -530,7 +720,9 @@ def _suitable(options: Iterable[Option], requirements: Iterable[Requirement]) ->
     return [option for option in options if all(option.satisfies(rule) for rule in rules)]
 
 
-def _smallest_contradiction(options: Sequence[Option], requirements: Sequence[Requirement]) -> List[Requirement]:
+def _smallest_contradiction(
+    options: Sequence[Option], requirements: Sequence[Requirement]
+) -> List[Requirement]:
     """The smallest set of requirements that no option fulfils together."""
     # A requirement that every option fulfils is part of no contradiction.
     relevant = [rule for rule in requirements if not all(option.satisfies(rule) for option in options)]
@@ -554,7 +746,9 @@ def _theory(catalog: Catalog, source: PackageSource, pin: str) -> List[Option]:
                 continue
             for install in (PRECOMPILED, DKMS):
                 version = driver_version(pin) if pinned == branch else None
-                found.append(Option(branch, source.families[0], flavour, install, version, pin if version else None))
+                found.append(
+                    Option(branch, source.families[0], flavour, install, version, pin if version else None)
+                )
     return found
 
 
@@ -566,7 +760,12 @@ def _highest_floor(requirements: Sequence[Requirement]) -> Optional[Requirement]
     return best
 
 
-def _ways_out(rules: Sequence[Requirement], options: Sequence[Option], requirements: Sequence[Requirement], theory: Sequence[Option]) -> List[str]:
+def _ways_out(
+    rules: Sequence[Requirement],
+    options: Sequence[Option],
+    requirements: Sequence[Requirement],
+    theory: Sequence[Option],
+) -> List[str]:
     """What the user could change so that the contradiction goes away; wishes first."""
     found = []
     for rule in rules:
@@ -580,12 +779,16 @@ def _ways_out(rules: Sequence[Requirement], options: Sequence[Option], requireme
                 continue
             neutral = '""' if rule.rule == "user-version" else "auto"
             if possible:
-                examples = sorted({o.version or str(o.branch) for o in possible}, key=Version, reverse=True)[:4]
+                examples = sorted({o.version or str(o.branch) for o in possible}, key=Version, reverse=True)[
+                    :4
+                ]
                 found.append("leave %s at %s (%s would do)" % (rule.variable, neutral, ", ".join(examples)))
         elif "-" in rule.subject and rule.rule in ("cuda-minor", "cuda-ga", "ptx-jit"):
             found.append("take %s out of gpuready_workloads of this node" % rule.subject.split(" on ")[0])
         elif rule.rule == "secure-boot" and possible:
-            found.append("switch Secure Boot off in the firmware, or boot a kernel that has precompiled modules in apt")
+            found.append(
+                "switch Secure Boot off in the firmware, or boot a kernel that has precompiled modules in apt"
+            )
         elif rule.rule in ("gpu-last-branch", "gpu-first-branch", "open-required", "open-impossible"):
             found.append("keep %s in a node of its own, without what contradicts it" % rule.subject)
     return list(dict.fromkeys(found))
@@ -596,8 +799,12 @@ def _offer_words(options: Sequence[Option]) -> str:
         return "nothing"
     by_version: Dict[str, List[str]] = {}
     for option in sorted(options, key=lambda o: (-o.branch, o.install != PRECOMPILED, o.flavour)):
-        by_version.setdefault(option.package_version or str(option.branch), []).append("%s %s" % (option.flavour, option.install))
-    return "; ".join("%s (%s)" % (version, ", ".join(dict.fromkeys(kinds))) for version, kinds in by_version.items())
+        by_version.setdefault(option.package_version or str(option.branch), []).append(
+            "%s %s" % (option.flavour, option.install)
+        )
+    return "; ".join(
+        "%s (%s)" % (version, ", ".join(dict.fromkeys(kinds))) for version, kinds in by_version.items()
+    )
 
 
 def known_branches(wish: str, catalog: Catalog) -> List[str]:
@@ -617,17 +824,22 @@ def check_wishes(wishes: Mapping[str, Any], catalog: Catalog) -> List[Dict[str, 
         near = known_branches(wish, catalog)
         found.append(
             conflict(
-                "driver.branch_unknown", "host", ROLE,
+                "driver.branch_unknown",
+                "host",
+                ROLE,
                 "nvidia_driver_branch is %r, which is no driver branch that gpuready knows" % wish,
                 ["known branches: %s" % ", ".join(map(str, catalog.branches))],
-                ['set nvidia_driver_branch: "%s"' % name for name in near] + ["set nvidia_driver_branch: auto"],
+                ['set nvidia_driver_branch: "%s"' % name for name in near]
+                + ["set nvidia_driver_branch: auto"],
             )
         )
     pin = wishes["nvidia_driver_version"]
     if pin and driver_branch(pin) is None:
         found.append(
             conflict(
-                "driver.version_unknown", "host", ROLE,
+                "driver.version_unknown",
+                "host",
+                ROLE,
                 "nvidia_driver_version is %r, which is no driver version" % pin,
                 ["a driver version looks like 580.95.05, a package version like 580.95.05-0ubuntu0.22.04.2"],
                 ['set nvidia_driver_version: ""'],
@@ -648,7 +860,10 @@ def resolve(
     """Choose the driver for one node."""
     source = catalog.package_sources[wishes["nvidia_driver_source"]]
     requirements = collect(
-        gpus, workloads, wishes, catalog,
+        gpus,
+        workloads,
+        wishes,
+        catalog,
         secure_boot=_get(observed, "host", "secure_boot"),
         nvswitches=len(_get(observed, "host", "nvswitches") or []),
     )
@@ -665,7 +880,11 @@ def resolve(
 
     installed = read_installed(observed, source, catalog)
     kept = installed.option
-    if kept and all(kept.satisfies(rule) for rule in requirements) and _signature_fits(observed, requirements):
+    if (
+        kept
+        and all(kept.satisfies(rule) for rule in requirements)
+        and _signature_fits(observed, requirements)
+    ):
         result.option, result.keeps_installed = kept, True
         _explain(result, [kept], source, catalog, today, has_lists(observed), floor)
         return result
@@ -684,8 +903,11 @@ def resolve(
         broken = [rule.sentence() for rule in requirements if kept and not kept.satisfies(rule)]
         result.conflicts.append(
             conflict(
-                "driver.downgrade", "host", ROLE,
-                "the installed driver %s does not suit, and the only suitable one is older: %s" % (installed.version, chosen.words()),
+                "driver.downgrade",
+                "host",
+                ROLE,
+                "the installed driver %s does not suit, and the only suitable one is older: %s"
+                % (installed.version, chosen.words()),
                 broken or ["branch %d cannot be completed from apt" % installed.branch],
                 ['set nvidia_driver_branch: "%d" to allow the step back' % chosen.branch],
             )
@@ -701,7 +923,9 @@ def _signature_fits(observed: Mapping[str, Any], requirements: Sequence[Requirem
     """Under Secure Boot an installed module must be signed (or loaded already, which proves it)."""
     if not any(rule.kind == "signed" for rule in requirements):
         return True
-    return _get(observed, "driver", "on_disk", "signed") is not False or bool(_get(observed, "driver", "loaded"))
+    return _get(observed, "driver", "on_disk", "signed") is not False or bool(
+        _get(observed, "driver", "loaded")
+    )
 
 
 def _contradiction(theory: Sequence[Option], requirements: Sequence[Requirement]) -> Dict[str, Any]:
@@ -715,20 +939,37 @@ def _contradiction(theory: Sequence[Option], requirements: Sequence[Requirement]
         identifier = "driver.version_below_floor"
         pin = next(rule for rule in rules if rule.rule == "user-version")
         floor = next(rule for rule in rules if rule.kind == "floor")
-        what = "nvidia_driver_version %s is older than %s, which %s needs" % (pin.value, floor.value, floor.subject)
+        what = "nvidia_driver_version %s is older than %s, which %s needs" % (
+            pin.value,
+            floor.value,
+            floor.subject,
+        )
     elif "user-branch" in kinds and any(rule.kind == "floor" for rule in rules):
         identifier = "driver.branch_below_floor"
         pin = next(rule for rule in rules if rule.rule == "user-branch")
         floor = next(rule for rule in rules if rule.kind == "floor")
-        what = "nvidia_driver_branch %s is older than %s, which %s needs" % (pin.value, floor.value, floor.subject)
+        what = "nvidia_driver_branch %s is older than %s, which %s needs" % (
+            pin.value,
+            floor.value,
+            floor.subject,
+        )
     return conflict(
-        identifier, "host", ROLE, what, [rule.sentence() for rule in rules], _ways_out(rules, theory, requirements, theory)
+        identifier,
+        "host",
+        ROLE,
+        what,
+        [rule.sentence() for rule in rules],
+        _ways_out(rules, theory, requirements, theory),
     )
 
 
 def _not_installable(
-    observed: Mapping[str, Any], options: Sequence[Option], requirements: Sequence[Requirement], source: PackageSource,
-    wishes: Mapping[str, Any], pin: str,
+    observed: Mapping[str, Any],
+    options: Sequence[Option],
+    requirements: Sequence[Requirement],
+    source: PackageSource,
+    wishes: Mapping[str, Any],
+    pin: str,
 ) -> Dict[str, Any]:
     listed = has_lists(observed)
     where = "apt" if listed else "Ubuntu %s by the catalog" % _get(observed, "host", "os", "version_id")
@@ -752,7 +993,9 @@ def _not_installable(
         )
         if not any(matches(version, pin) for version in offered):
             return conflict(
-                "driver.version_missing", "host", ROLE,
+                "driver.version_missing",
+                "host",
+                ROLE,
                 "nvidia_driver_version is %r, which %s cannot install" % (pin, where),
                 ["%s offers: %s" % (where, ", ".join(everything[:12]) or "no driver at all")],
                 ['set nvidia_driver_version: "%s"' % driver_version(version) for version in everything[:3]]
@@ -767,28 +1010,54 @@ def _not_installable(
             "enable Ubuntu's component `restricted` (and `multiverse`) in the apt sources, or point them at a mirror that has it",
             "boot a kernel that apt has modules or headers for",
         ]
-        return conflict("driver.not_installable", "host", ROLE, "apt has no NVIDIA driver that fits this kernel", because, ways)
+        return conflict(
+            "driver.not_installable",
+            "host",
+            ROLE,
+            "apt has no NVIDIA driver that fits this kernel",
+            because,
+            ways,
+        )
     kinds = {rule.rule for rule in rules}
     if "secure-boot" in kinds:
         return conflict(
-            "driver.secure_boot", "host", ROLE,
-            "Secure Boot is on and no suitable driver has signed, precompiled modules for kernel %s" % running, because, ways,
+            "driver.secure_boot",
+            "host",
+            ROLE,
+            "Secure Boot is on and no suitable driver has signed, precompiled modules for kernel %s"
+            % running,
+            because,
+            ways,
         )
     if kinds == {"user-branch"}:
         return conflict(
-            "driver.branch_missing", "host", ROLE,
-            "nvidia_driver_branch is %r, which %s cannot install" % (wishes["nvidia_driver_branch"], where), because, ways,
+            "driver.branch_missing",
+            "host",
+            ROLE,
+            "nvidia_driver_branch is %r, which %s cannot install" % (wishes["nvidia_driver_branch"], where),
+            because,
+            ways,
         )
     return conflict(
-        "driver.not_installable", "host", ROLE,
-        "nothing that %s can install fulfils: %s" % (where, ", ".join("%s (%s)" % (r.requirement, r.subject) for r in rules)),
-        because, ways,
+        "driver.not_installable",
+        "host",
+        ROLE,
+        "nothing that %s can install fulfils: %s"
+        % (where, ", ".join("%s (%s)" % (r.requirement, r.subject) for r in rules)),
+        because,
+        ways,
     )
 
 
 def _bound(
-    requirements: Sequence[Requirement], suitable_source: Sequence[Option], chosen: Option, source: PackageSource,
-    catalog: Catalog, today: str, floor: Optional[Requirement], kept: bool,
+    requirements: Sequence[Requirement],
+    suitable_source: Sequence[Option],
+    chosen: Option,
+    source: PackageSource,
+    catalog: Catalog,
+    today: str,
+    floor: Optional[Requirement],
+    kept: bool,
 ) -> Optional[Requirement]:
     """The requirement that decided: a pin; else a limit without which another branch were better; else the highest floor."""
     for rule in requirements:
@@ -805,29 +1074,68 @@ def _bound(
 
 
 def _explain(
-    result: Resolution, suitable: Sequence[Option], source: PackageSource, catalog: Catalog, today: str, listed: bool,
-    floor: Optional[Requirement], everything: Sequence[Option] = (),
+    result: Resolution,
+    suitable: Sequence[Option],
+    source: PackageSource,
+    catalog: Catalog,
+    today: str,
+    listed: bool,
+    floor: Optional[Requirement],
+    everything: Sequence[Option] = (),
 ) -> None:
     """Fill in why this option was chosen."""
     chosen = result.option
     assert chosen is not None
-    bound = _bound(result.requirements, everything or suitable, chosen, source, catalog, today, floor, result.keeps_installed)
+    bound = _bound(
+        result.requirements,
+        everything or suitable,
+        chosen,
+        source,
+        catalog,
+        today,
+        floor,
+        result.keeps_installed,
+    )
     result.because = [rule.row(rule is bound) for rule in result.requirements]
 
     def add(rule: str, requirement: str, subject: str, text: str, cite: str) -> None:
         result.because.append(
-            {"requirement": requirement, "rule": rule, "subject": subject, "text": text, "source": cite, "basis": "read", "bound": False}
+            {
+                "requirement": requirement,
+                "rule": rule,
+                "subject": subject,
+                "text": text,
+                "source": cite,
+                "basis": "read",
+                "bound": False,
+            }
         )
 
     entry = catalog.branches.get(chosen.branch)
     if result.keeps_installed:
-        add("keep-installed", "branch %d" % chosen.branch, "installed driver", "%s is installed and fulfils everything: no needless change" % chosen.version, "observed: installed packages")
+        add(
+            "keep-installed",
+            "branch %d" % chosen.branch,
+            "installed driver",
+            "%s is installed and fulfils everything: no needless change" % chosen.version,
+            "observed: installed packages",
+        )
     elif entry:
         ends = entry.end_of_life
-        support = "supported until %s" % ends if entry.supported_on(today) else "past its end of life" if ends else "support not known"
+        support = (
+            "supported until %s" % ends
+            if entry.supported_on(today)
+            else "past its end of life"
+            if ends
+            else "support not known"
+        )
         others = sorted({option.branch for option in suitable} - {chosen.branch}, reverse=True)
         text = "%s branch, %s" % (KIND_WORDS[entry.kind], support)
-        text += "; also possible: %s" % ", ".join(map(str, others)) if others else "; no other branch fulfils everything"
+        text += (
+            "; also possible: %s" % ", ".join(map(str, others))
+            if others
+            else "; no other branch fulfils everything"
+        )
         add("preference", "branch %d" % chosen.branch, "choice", text, catalog.cite(entry.source))
     if not result.keeps_installed:
         if chosen.install == DKMS:
@@ -836,17 +1144,28 @@ def _explain(
             text = "signed by the distribution and made for this very kernel: nothing is compiled on the node"
         else:
             text = "assumed: apt has no lists yet to ask"
-        add("install", chosen.install, "kernel module", text, "observed: apt's candidates" if listed else "catalog")
+        add(
+            "install",
+            chosen.install,
+            "kernel module",
+            text,
+            "observed: apt's candidates" if listed else "catalog",
+        )
     if entry is None:
-        result.notes.append("driver branch %d is not in the catalog: its end of life and limits are unknown" % chosen.branch)
+        result.notes.append(
+            "driver branch %d is not in the catalog: its end of life and limits are unknown" % chosen.branch
+        )
     elif entry.supported_on(today) is False:
         result.notes.append(
-            "driver branch %d is past its end of life%s: it gets no security fixes" % (chosen.branch, "" if entry.end_of_life == "past" else " (%s)" % entry.end_of_life)
+            "driver branch %d is past its end of life%s: it gets no security fixes"
+            % (chosen.branch, "" if entry.end_of_life == "past" else " (%s)" % entry.end_of_life)
         )
     elif entry.end_of_life and _months(today, entry.end_of_life) <= 6:
-        result.notes.append("driver branch %d nears its end of life (%s)" % (chosen.branch, entry.end_of_life))
+        result.notes.append(
+            "driver branch %d nears its end of life (%s)" % (chosen.branch, entry.end_of_life)
+        )
     if not listed and not result.keeps_installed:
-        result.notes.append("apt has no package lists on this node: the driver was chosen by the catalog and is confirmed when the lists are there")
+        result.notes.append(NO_LISTS)
 
 
 def _months(today: str, end: str) -> int:

@@ -112,7 +112,11 @@ def truth(value: Any) -> Optional[bool]:
 def _boolean(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
     known = truth(value)
     if known is None:
-        return value, Problem(name, "%s is %r, but must be true or false" % (name, value), ["set %s: true" % name, "set %s: false" % name])
+        return value, Problem(
+            name,
+            "%s is %r, but must be true or false" % (name, value),
+            ["set %s: true" % name, "set %s: false" % name],
+        )
     return known, None
 
 
@@ -133,7 +137,9 @@ def _text(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
         return "", None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return value, Problem(
-            name, "%s is %r, but must be a string" % (name, value), ["set %s: %r" % (name, DEFAULT_WISHES[name])]
+            name,
+            "%s is %r, but must be a string" % (name, value),
+            ["set %s: %r" % (name, DEFAULT_WISHES[name])],
         )
     text = str(value).strip()
     choices = CHOICES.get(name)
@@ -176,7 +182,9 @@ def _texts(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(item, str) and item for item in values):
         return value, Problem(
-            name, "%s is %r, but must be a list of strings" % (name, value), ["set %s: %s" % (name, DEFAULT_WISHES[name])]
+            name,
+            "%s is %r, but must be a list of strings" % (name, value),
+            ["set %s: %s" % (name, DEFAULT_WISHES[name])],
         )
     return list(values), None
 
@@ -203,7 +211,9 @@ def _mapping(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
         return {}, None
     if not isinstance(value, dict):
         return value, Problem(
-            name, "%s is %r, but must be a mapping (it is merged into daemon.json)" % (name, value), ["set %s: {}" % name]
+            name,
+            "%s is %r, but must be a mapping (it is merged into daemon.json)" % (name, value),
+            ["set %s: {}" % name],
         )
     return copy.deepcopy(value), None
 
@@ -244,7 +254,9 @@ def check(given: Mapping[str, Any], *, strict: bool = False) -> Tuple[Dict[str, 
         if name not in DEFAULT_WISHES:
             if strict:
                 best = nearest(name, sorted(DEFAULT_WISHES), 1)[0]
-                problems.append(Problem(name, "%s is no variable of gpuready" % name, ["did you mean %s?" % best]))
+                problems.append(
+                    Problem(name, "%s is no variable of gpuready" % name, ["did you mean %s?" % best])
+                )
             continue
         normal, problem = _rule(name)(name, value)
         if problem:
