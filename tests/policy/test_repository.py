@@ -58,9 +58,10 @@ def test_no_lint_rule_is_switched_off_for_all() -> None:
 def test_shell_script_is_sound(path: Path) -> None:
     dialect = "sh" if re.match(r"#!\s*(/usr/bin/env\s+|/bin/)(da)?sh\b", text(path) or "") else "bash"
     subprocess.run([dialect, "-n", str(path)], check=True)
-    assert re.search(r"^set -\w*e", text(path) or "", flags=re.MULTILINE), (
-        "a failing command ends the script: set -e"
-    )
+    if ROOT / "tests/lab/simulator" not in path.parents:  # those stand in for a command and only pass it on
+        assert re.search(r"^set -\w*e", text(path) or "", flags=re.MULTILINE), (
+            "set -e: a failing command ends it"
+        )
 
 
 def test_lab_is_a_link_to_the_labs_inventory() -> None:
@@ -153,9 +154,10 @@ def test_every_scenario_belongs_to_a_role_or_says_what_it_proves() -> None:
     scenarios = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}
     assert set(role_names()) <= scenarios
     for scenario in scenarios - set(role_names()):
-        assert re.match(
-            r"(---\n)?# \w", (ROOT / f"molecule/{scenario}/converge.yml").read_text(encoding="utf-8")
-        ), scenario
+        words = (ROOT / f"molecule/{scenario}/molecule.yml").read_text(encoding="utf-8")
+        assert re.match(r"(---\n)?# \w", words), (
+            f"{scenario}: its molecule.yml begins with a comment that says so"
+        )
 
 
 # --- what must not be in the repository ----------------------------------------------------------

@@ -34,7 +34,9 @@ READ_ONLY = (
     r"find /boot -maxdepth 1 ",
     r"modinfo ",
     r"nvidia-ctk (--version|cdi list)",
+    r"nvidia-ctk cdi generate (?!.*--output)",  # prints
     r"nvidia-smi (-L|--query-gpu=\S+)",
+    r"udevadm settle ",
     r"systemctl (is-active|is-enabled|is-system-running|list-units|show|status)( |$)",
 )
 # Modules that know nothing of a change, for which the keyword says it.
