@@ -35,9 +35,9 @@ def pair(standing: dict[str, Node]) -> tuple[Node, Node]:
 @pytest.fixture
 def gpu_off(pair: tuple[Node, Node]) -> Iterator[None]:
     """Switch the first node's GPU off the bus, and on again."""
-    labctl("fault", pair[0].name, "gpu_off")
+    labctl("fault", pair[0].name, "gpu_off_bus=true")
     yield
-    labctl("fault", pair[0].name, "clear")
+    labctl("fault", pair[0].name, "gpu_off_bus=false")
 
 
 def findings_of(name: str) -> str:

@@ -268,10 +268,10 @@ def test_broken_daemon_json_is_a_conflict_and_stays(node: Node, state: State, te
 
 def test_every_action_is_tampered_for() -> None:
     """A new action needs a damage here, or a reason why not."""
-    from gpuready.planner import ACTION_IDS
+    from gpuready.planner import ACTIONS
 
     seen = {action for damages in GROUPS.values() for one in damages for action in one.shows}
-    assert set(ACTION_IDS) - seen - set(ELSEWHERE) == set()
+    assert set(ACTIONS) - seen - set(ELSEWHERE) == set()
     assert seen & set(ELSEWHERE) == set()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ from runner import ROOT, ansible, playbook
 LABCTL = ROOT / "tests" / "lab" / "labctl"
 
 
+def labctl(*arguments: str) -> None:
+    """Run one verb of the lab."""
+    subprocess.run([sys.executable, LABCTL, *arguments], check=True, capture_output=True)
+
+
 @dataclass(frozen=True)
 class Refusal:
     """One bad input: how it comes about, and what the error must say."""
@@ -30,7 +36,7 @@ class Refusal:
     variables: dict[str, Any] = field(default_factory=dict)
     damage: str = ""
     undo: str = ""
-    fault: tuple[str, ...] = ()
+    fault: str = ""  # of the lab's hardware
 
 
 def daemon_json(text: str) -> dict[str, str]:
@@ -94,8 +100,13 @@ REFUSALS = (
         "sed -i 's/22\\.04/18.04/; s/jammy/bionic/' $(readlink -f /etc/os-release)",
         undo="cat /root/os-release.kept > $(readlink -f /etc/os-release)",
     ),
-    Refusal("no_nvidia_gpu", ("NVIDIA GPU", "PCI"), fault=("gpu", "off")),
-    Refusal("too_little_disk", (r"MiB|GiB", "/var/lib/docker"), fault=("disk", "full")),
+    Refusal("no_nvidia_gpu", ("NVIDIA GPU", "PCI"), fault="gpu_off_bus"),
+    Refusal(
+        "too_little_disk",
+        (r"\d+ MiB are free at /var/lib/docker", r"\d+ MiB are needed", "data-root"),
+        damage="mount -t tmpfs -o size=200m tmpfs /var/lib/docker",
+        undo="umount /var/lib/docker",
+    ),
 )
 
 
@@ -105,14 +116,14 @@ def bad_input(host: Any, case: Refusal, node: str) -> Iterator[None]:
     if case.damage:
         host.check_output(case.damage)
     if case.fault:
-        subprocess.run([LABCTL, "fault", node, *case.fault], check=True)
+        labctl("fault", node, f"{case.fault}=true")
     try:
         yield
     finally:
         if case.undo:
             host.check_output(case.undo)
         if case.fault:
-            subprocess.run([LABCTL, "fault", node, "clear"], check=True)
+            labctl("fault", node, f"{case.fault}=false")
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.name)
