@@ -197,6 +197,8 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             ok, detail = False, "; ".join([str(conflict.get("what")) for conflict in conflicts] + findings)
         elif actions:
             ok, detail = False, "; ".join(str(action.get("summary")) for action in actions)
+        elif layer == "host" and reboot_is_pending(plan):
+            ok, detail = False, f"a reboot is needed: {_dig(plan, 'reboot', 'reason')}"
         elif plan is None or gpu_stack is None:
             ok, detail = None, "not observed"
         elif layer == "application":

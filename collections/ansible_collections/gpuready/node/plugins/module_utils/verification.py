@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .draft import PASSTHROUGH
+
 SCHEMA = 1
 MARKER = "GPUREADY-PROBE"
 LOG_LINES = 200
@@ -53,7 +55,7 @@ def expected_gpus(gpu_stack: dict[str, Any] | None) -> int | None:
     gpus = (gpu_stack.get("host") or {}).get("gpus")
     if gpus is None:
         return None
-    return sum(1 for gpu in gpus if gpu.get("driver_bound") != "vfio-pci")
+    return sum(1 for gpu in gpus if gpu.get("driver_bound") not in PASSTHROUGH)
 
 
 def matches(actual: str | None, wanted: str) -> bool:
