@@ -69,7 +69,7 @@ def build_dir(name: str, digest: str) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     for other in path.parent.glob(f"{name}-*"):
         if other != path:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # a step beside this one may be at it too
     return path
 
 
@@ -128,6 +128,8 @@ def build_tf_packages() -> str:
             "install",
             "--quiet",
             "--no-deps",
+            # pip holds some wheels' limits against its own Python, not against the one they are for.
+            "--ignore-requires-python",
             "--no-compile",
             "--no-cache-dir",
             "--only-binary=:all:",

@@ -320,7 +320,7 @@ def pack(tree: Path, package: str, version: str, depends: str, target: Path) -> 
             script.write_text(text.format(group=group, units=" ".join(units)))
             script.chmod(0o755)
     done = subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(tree), str(target)],
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(target)],
         capture_output=True,
         text=True,
         check=False,
