@@ -11,6 +11,7 @@ import difflib
 import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+DOCKER_REPO = "https://download.docker.com/linux/ubuntu"
 TOOLKIT_REPO = "https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)"
 TOOLKIT_KEY = "https://nvidia.github.io/libnvidia-container/gpgkey"
 TOOLKIT_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
@@ -33,6 +34,8 @@ DEFAULT_WISHES: Dict[str, Any] = {
     "docker_engine_source": "distro",
     "docker_engine_version": "",
     "docker_engine_daemon_config": {},
+    "docker_engine_daemon_config_replace": [],
+    "docker_engine_repo_url": DOCKER_REPO,
     "nvidia_container_toolkit_version": "",
     "nvidia_container_toolkit_repo_url": TOOLKIT_REPO,
     "nvidia_container_toolkit_repo_key_url": TOOLKIT_KEY,
@@ -245,8 +248,8 @@ def _rule(name: str) -> Callable[[str, Any], Tuple[Any, Optional[Problem]]]:
 def check(given: Mapping[str, Any], *, strict: bool = False) -> Tuple[Dict[str, Any], List[Problem]]:
     """All wishes (the given ones over the defaults), normalised, and what is wrong with them.
 
-    A wish that is wrong keeps its default in the result. Variables that the planner does not read are left out;
-    with `strict` they are problems, for callers that have no argument specs to check against.
+    A wish that is wrong keeps its default in the result. Variables that the planner does not read are left
+    out; with `strict` they are problems, for callers that have no argument specs to check against.
     """
     wishes = copy.deepcopy(DEFAULT_WISHES)
     problems: List[Problem] = []

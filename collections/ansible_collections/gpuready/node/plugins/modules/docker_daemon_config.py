@@ -62,8 +62,8 @@ options:
   restart:
     description:
       - V(changed) makes dockerd take the file over when the file changed, when the running dockerd does not
-        have what O(config) asks for, or when a program in O(restart_if_newer) appeared after dockerd
-        started. It reloads where a reload is enough.
+        have what O(config) asks for, when a program in O(restart_if_newer) appeared after dockerd started, or
+        when dockerd is enabled but does not run. It reloads where a reload is enough.
       - V(always) restarts in any case, V(never) leaves dockerd alone.
       - A dockerd that is not installed, or that is stopped and disabled, is not started.
     type: str
@@ -486,8 +486,8 @@ def reasons(
             found.append(f"{program} is newer than the running dockerd")
             hard = True
     if not active:
-        if found:
-            hard = True
+        found.append(f"{params['service']} is meant to run, but does not")
+        hard = True
     elif params["state"] == "present" and not changed:
         info = dockerd.info()
         missing = [] if info is None else daemon_config.not_live(params["config"], info)

@@ -418,7 +418,9 @@ def test_restart_always_restarts_once(node, call):
 @pytest.mark.parametrize(("enabled", "started"), [("disabled", False), ("enabled", True)])
 def test_a_stopped_dockerd_is_started_only_where_it_is_meant_to_run(node, call, enabled, started):
     node.set(active="inactive", enabled=enabled)
+    assert call(config={}, check=True)["changed"] is started
     assert call(config=NVIDIA)["restarted"] is started
+    assert not call(config=NVIDIA)["changed"]
 
 
 def test_without_dockerd_only_the_file_is_written(node, call, monkeypatch):
