@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +252,7 @@ def _install(node: Node, rows: list[Node]) -> None:
 
 
 def apply(node: Node, plan: Node) -> Node:
-    """The observation after all the plan's actions have done what they promise (no reboot needed for drivers)."""
+    """The observation after all the plan's actions have done what they promise."""
     node = copy.deepcopy(node)
     done = [action["id"] for action in plan["actions"]]
     runtime, driver = plan["container_runtime"], plan["driver"]

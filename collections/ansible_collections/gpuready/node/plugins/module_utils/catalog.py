@@ -1,5 +1,5 @@
 # Apache-2.0 (see LICENSE)
-"""What gpuready knows about frameworks, drivers, GPUs and runtimes: the YAML files in `data`, checked and immutable.
+"""What gpuready knows of frameworks, drivers, GPUs and runtimes: the files in `data`, checked and immutable.
 
 `python -m gpuready.catalog --check` checks the files, `--refresh-pci-ids FILE` makes data/pci.ids anew
 from a full pci.ids (Debian's package of that name).
@@ -110,6 +110,7 @@ class PackageSource:
     architectures: Tuple[str, ...]
     families: Tuple[Family, ...]
     version_package: str
+    library_package: str
     kernel_modules: str
     precompiled: Tuple[str, ...]
     kernel_headers: str
@@ -265,6 +266,11 @@ class _Row:
     def basis(self, field: str = "basis") -> str:
         return self.text(field, choices=BASES)
 
+    def provenance(self) -> None:
+        """Who says so, and how sure that is: demanded of every row, even where nothing reads it."""
+        self.text("source")
+        self.basis()
+
     def sub(self, field: str) -> "_Row":
         return _Row(self.file, "%s: %s" % (self.where, field), self.get(field, dict))
 
@@ -340,7 +346,7 @@ def _package_source(name: str, row: _Row) -> PackageSource:
     families = []
     for family in row.rows("families", "family"):
         families.append(Family(family.text("family"), family.text("suffix")))
-        family.text("source"), family.basis()
+        family.provenance()
         family.done()
     offers: Dict[str, Mapping[str, Tuple[int, ...]]] = {}
     for offer in row.rows("offers", "release"):
@@ -351,11 +357,11 @@ def _package_source(name: str, row: _Row) -> PackageSource:
             if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
                 raise offer.fail("families", "%s must be a list of branch numbers" % family_name)
         _unique(offers, release, MappingProxyType({k: tuple(v) for k, v in listed.items()}), offer, "release")
-        offer.text("source"), offer.basis()
+        offer.provenance()
         offer.done()
     precompiled, dkms = row.sub("precompiled"), row.sub("dkms")
     for part in (precompiled, dkms):
-        part.text("source"), part.basis()
+        part.provenance()
     found = PackageSource(
         name=name,
         os=row.text("os"),
@@ -363,6 +369,7 @@ def _package_source(name: str, row: _Row) -> PackageSource:
         architectures=row.texts("architectures"),
         families=tuple(families),
         version_package=row.text("version_package"),
+        library_package=row.text("library_package"),
         kernel_modules=precompiled.text("kernel_modules"),
         precompiled=precompiled.texts("packages"),
         kernel_headers=dkms.text("kernel_headers"),
@@ -373,7 +380,8 @@ def _package_source(name: str, row: _Row) -> PackageSource:
         closure=row.texts("closure"),
         offers=MappingProxyType(offers),
     )
-    precompiled.done(), dkms.done(), row.done()
+    for part in (precompiled, dkms, row):
+        part.done()
     return found
 
 
@@ -438,7 +446,8 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     open_row = drivers.sub("open_modules")
     open_first, open_default = open_row.sub("first_branch"), open_row.sub("default_from")
     for part in (open_first, open_default):
-        part.get("branch", int), part.text("source"), part.basis()
+        part.get("branch", int)
+        part.provenance()
         part.done()
     suppliers = {}
     for name in drivers.get("package_sources", dict):
@@ -477,7 +486,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
             raise row.fail(
                 "compute_capability", "%s is not one of %s's" % (chip.compute_capability, chip.arch)
             )
-        row.text("source"), row.basis()
+        row.provenance()
         row.done()
         _unique(chips, chip.chip, chip, row, "chip")
     products = []
@@ -499,7 +508,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     for field in ("cdi_feature_since", "cdi_default_since", "gpus_uses_cdi_since"):
         row = docker.sub(field)
         since[field] = row.version("version")
-        row.text("source"), row.basis()
+        row.provenance()
         row.done()
     docker_facts = DockerFacts(
         distro_packages=docker.texts("distro_packages"),
@@ -522,7 +531,8 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         cdi_spec=toolkit.text("cdi_spec"),
         cdi_kind=toolkit.text("cdi_kind"),
     )
-    toolkit.text("packages_source"), toolkit.basis("packages_basis")
+    toolkit.text("packages_source")
+    toolkit.basis("packages_basis")
     for part in (runtime_row, docker, toolkit, *tops.values()):
         part.done()
 
@@ -652,7 +662,7 @@ def product_of(gpu: Mapping[str, Any], catalog: Catalog) -> Optional[Product]:
 
 
 def find_gpu(text: str, catalog: Catalog) -> List[Dict[str, Any]]:
-    """GPUs whose name in pci.ids has all words of `text` (`A100`, `tesla t4`), as observed GPUs, best match first."""
+    """GPUs whose name in pci.ids has all words of `text` (`A100`, `tesla t4`), the best match first."""
     words = [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
     found = []
     for device, name in catalog.pci_ids.items():
@@ -681,8 +691,10 @@ def find_gpu(text: str, catalog: Catalog) -> List[Dict[str, Any]]:
 
 
 def extract_pci_ids(text: str) -> str:
-    """NVIDIA's part of a full pci.ids: the list's own header and licence, and the devices without board names."""
-    header, body, inside = [], [], False
+    """NVIDIA's part of a full pci.ids: its header and licence, and the devices without board names."""
+    header: List[str] = []
+    body: List[str] = []
+    inside = False
     for line in text.splitlines():
         if not body and not inside and line.startswith("#") and not line.startswith("# Vendors"):
             header.append(line)
@@ -733,10 +745,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             target = os.path.join(data_directory(), "pci.ids")
             with open(target, "w", encoding="utf-8") as handle:
                 handle.write(text)
-            print(
-                "%s: list of %s, %d devices"
-                % (target, *reversed([len(parse_pci_ids(text)[0]), parse_pci_ids(text)[1]]))
-            )
+            devices, version = parse_pci_ids(text)
+            print("%s: list of %s, %d devices" % (target, version, len(devices)))
         catalog = load_catalog()
     except (CatalogError, OSError) as error:
         print("gpuready: %s" % error, file=sys.stderr)

@@ -50,7 +50,7 @@ def _facts(path: str) -> List[Tuple[str, Mapping[str, Any]]]:
         data = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise Trouble("%s: not JSON: %s" % (path, error)) from error
-    found = []
+    found: List[Tuple[str, Mapping[str, Any]]] = []
     entries: Sequence[Any] = data if isinstance(data, list) else [data]
     if isinstance(data, dict) and "gpu_stack" not in data and "schema" not in data:
         entries = [
@@ -134,7 +134,7 @@ def what_if(gpus: Sequence[str], system: str, catalog: Catalog, secure_boot: boo
     match = re.match(r"^([a-z]+)[-: ]?([\d.]+)$", system.lower())
     if not match:
         raise Trouble("--os %s: write it as ubuntu-22.04" % system)
-    found = []
+    found: List[Dict[str, Any]] = []
     for text in gpus:
         fitting = find_gpu(text, catalog)
         if not fitting:

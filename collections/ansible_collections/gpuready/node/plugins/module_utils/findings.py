@@ -46,7 +46,7 @@ CLUES = (
     Clue(
         r'could not select device driver "(nvidia)?" with capabilities',
         "container_runtime",
-        "dockerd knows no way to give a container a GPU: the toolkit's hook was not on its PATH when it started",
+        "dockerd cannot give a container a GPU: the toolkit's hook was not on its PATH when it started",
         ["run site.yml: it installs the toolkit and restarts Docker"],
     ),
     Clue(
@@ -92,7 +92,7 @@ CLUES = (
         ["check framework_image_registry_mirror, or load the image with framework_image_archive"],
     ),
     Clue(
-        r"(no such host|connection refused|i/o timeout|TLS handshake timeout|server gave HTTP response to HTTPS)",
+        r"(no such host|connection refused|i/o timeout|TLS handshake timeout|gave HTTP response to HTTPS)",
         "framework",
         "the registry cannot be reached from dockerd",
         [
@@ -101,7 +101,7 @@ CLUES = (
         ],
     ),
     Clue(
-        r"(kernel version \S+ does not match DSO version|SYSTEM_DRIVER_MISMATCH|Driver/library version mismatch)",
+        r"(kernel version \S+ does not match DSO version|DRIVER_MISMATCH|Driver/library version mismatch)",
         "host",
         "the loaded driver and its libraries are of two versions",
         ["run site.yml: it reboots the node where that is allowed (host_reboot_allowed)"],
@@ -122,7 +122,8 @@ CLUES = (
         ],
     ),
     Clue(
-        r"Could not load dynamic library 'libcuda\.so\.1'|failed call to cuInit: UNKNOWN ERROR \((303|-1|34)\)|CUDA_ERROR_STUB_LIBRARY",
+        r"Could not load dynamic library 'libcuda\.so\.1'"
+        r"|failed call to cuInit: UNKNOWN ERROR \((303|-1|34)\)|CUDA_ERROR_STUB_LIBRARY",
         "container_runtime",
         "libcuda was not brought into the container",
         [
@@ -346,10 +347,10 @@ def _log(verification: Mapping[str, Any]) -> Optional[Finding]:
 def first_findings(
     observed: Mapping[str, Any], verification: Optional[Mapping[str, Any]] = None
 ) -> List[Finding]:
-    """The first broken link on the way from the bus into the container, and what the container's log adds to it.
+    """The first broken link on the way from the bus into the container, and what the log adds to it.
 
-    The earliest link comes first, since what follows it is broken only because it is. Empty when the node looks whole
-    and the log says nothing known.
+    The earliest link comes first, since what follows it is broken only because it is. Empty when the node
+    looks whole and the log says nothing known.
     """
     verification = verification or {}
     found: List[Finding] = []

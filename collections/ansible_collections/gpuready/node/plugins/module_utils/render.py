@@ -147,9 +147,7 @@ def render(plan: Mapping[str, Any], *, width: int = WIDTH) -> str:
         lines += _effects(plan, width)
     elif plan["actions"]:
         waiting = ", ".join(action["id"] for action in plan["actions"])
-        lines += [""] + _wrap(
-            "Nothing is changed while there is a conflict. It would be followed by: %s" % waiting, width
-        )
+        lines += ["", *_wrap("Nothing is changed while there is a conflict; then: %s" % waiting, width)]
     if plan["notes"]:
         lines += ["", "Notes"]
         for note in plan["notes"]:

@@ -1,137 +1,48 @@
 # Apache-2.0 (see LICENSE)
-"""The suitable driver: collect what everybody requires, ask what can be installed, choose, and say why.
+"""The suitable driver: of all that can be had, the best that fulfils everything, and why.
 
-Everything here is a pure function of the observation, the wishes and the catalog.
+Pure functions of the observation, the wishes and the catalog.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from .catalog import Architecture, Catalog, Family, Framework, PackageSource, product_of
-from .versions import Version, at_least, compare, driver_branch, driver_version, matches, newest
+from .catalog import Catalog, Framework, PackageSource
+from .driver_options import Option, available, has_lists, names, read_installed, versions_of
+from .requirements import (
+    DKMS,
+    OPEN,
+    PRECOMPILED,
+    PROPRIETARY,
+    ROLE,
+    Requirement,
+    collect,
+    conflict,
+    dig,
+)
+from .versions import Version, compare, driver_branch, driver_version, matches
 from .wishes import nearest
 
-ROLE = "nvidia_driver"
-OPEN, PROPRIETARY = "open", "proprietary"
-PRECOMPILED, DKMS = "precompiled", "dkms"
 NO_LISTS = (
     "apt has no package lists on this node: the driver was chosen by the catalog "
     "and is confirmed when the lists are there"
 )
+
+
 KIND_WORDS = {
     "long_term": "long-term",
     "production": "production",
     "new_feature": "new-feature",
     "developer": "developer",
 }
+
+
 # Requirements beyond this many are never contradictory all at once without a smaller set being so.
 _SMALLEST_SET_LIMIT = 4
-
-
-def conflict(
-    identifier: str, layer: str, role: str, what: str, because: Sequence[str], options: Sequence[str]
-) -> Dict[str, Any]:
-    return {
-        "id": identifier,
-        "layer": layer,
-        "role": role,
-        "what": what,
-        "because": list(because),
-        "options": list(options),
-    }
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """One thing that the driver must fulfil, and who says so."""
-
-    rule: str
-    kind: str  # floor | last_branch | branch | version | flavour | signed | fabric
-    value: str
-    requirement: str
-    subject: str
-    text: str
-    source: str
-    basis: str
-    variable: Optional[str] = None
-
-    def row(self, bound: bool) -> Dict[str, Any]:
-        return {
-            "requirement": self.requirement,
-            "rule": self.rule,
-            "subject": self.subject,
-            "text": self.text,
-            "source": self.source,
-            "basis": self.basis,
-            "bound": bound,
-        }
-
-    def sentence(self) -> str:
-        return "%s: %s (%s)" % (self.subject, self.requirement, self.text)
-
-
-@dataclass(frozen=True)
-class Option:
-    """A driver that can be had: one branch, flavour and way of installing, with its packages."""
-
-    branch: int
-    family: Family
-    flavour: str
-    install: str
-    version: Optional[str] = None
-    package_version: Optional[str] = None
-    packages: Tuple[Tuple[str, Optional[str]], ...] = ()
-    fabric: bool = True
-    installed: bool = False
-    notes: Tuple[str, ...] = ()
-
-    def satisfies(self, requirement: Requirement) -> bool:
-        kind, value = requirement.kind, requirement.value
-        if kind == "floor":
-            if self.version:
-                return at_least(self.version, value)
-            # Before apt has lists only the branch is known; its current version is as new as the floor or newer.
-            return self.branch >= int(value.split(".")[0])
-        if kind == "last_branch":
-            return self.branch <= int(value)
-        if kind == "branch":
-            return self.branch == int(value)
-        if kind == "version":
-            if self.package_version:
-                return matches(self.package_version, value)
-            return self.version == value if self.version else self.branch == driver_branch(value)
-        if kind == "flavour":
-            return self.flavour == value
-        if kind == "signed":
-            return self.install == PRECOMPILED
-        if kind == "fabric":
-            return self.fabric
-        raise AssertionError(kind)
-
-    def words(self) -> str:
-        return "%s (%s, %s)" % (
-            self.package_version or self.version or self.branch,
-            self.flavour,
-            self.install,
-        )
-
-
-@dataclass
-class Installed:
-    """What the node has of a packaged driver."""
-
-    packages: Dict[str, str] = field(default_factory=dict)
-    held: Dict[str, bool] = field(default_factory=dict)
-    branch: Optional[int] = None
-    family: Optional[Family] = None
-    flavour: Optional[str] = None
-    version: Optional[str] = None
-    package_version: Optional[str] = None
-    option: Optional[Option] = None  # the whole set is there
 
 
 @dataclass
@@ -145,540 +56,6 @@ class Resolution:
     conflicts: List[Dict[str, Any]]
     notes: List[str]
     keeps_installed: bool = False
-
-
-def _get(data: Any, *path: str) -> Any:
-    for name in path:
-        if not isinstance(data, Mapping):
-            return None
-        data = data.get(name)
-    return data
-
-
-def _sm(name: str) -> Tuple[int, int]:
-    digits = name.rpartition("_")[2]
-    return int(digits[:-1]), int(digits[-1])
-
-
-def capability(text: str) -> Tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor or 0)
-
-
-def code_for(framework: Framework, compute_capability: str) -> Tuple[str, Optional[str]]:
-    """How a framework's wheel runs on a GPU: (native | jit | none | unknown, the wheel's architecture used)."""
-    if framework.archs is None:
-        return "unknown", None
-    gpu = capability(compute_capability)
-    native = [a for a in framework.archs if a.startswith("sm_") and _sm(a)[0] == gpu[0] and _sm(a) <= gpu]
-    if native:
-        return "native", max(native, key=_sm)
-    ptx = [a for a in framework.archs if a.startswith("compute_") and _sm(a) <= gpu]
-    if ptx:
-        return "jit", max(ptx, key=_sm)
-    return "none", None
-
-
-def _gpu_words(gpu: Mapping[str, Any]) -> str:
-    return str(gpu.get("name") or gpu.get("device_id") or "a GPU")
-
-
-def _distinct(gpus: Iterable[Mapping[str, Any]], key: str) -> List[Mapping[str, Any]]:
-    seen: Dict[Any, Mapping[str, Any]] = {}
-    for gpu in gpus:
-        seen.setdefault(gpu.get(key), gpu)
-    return list(seen.values())
-
-
-def collect(
-    gpus: Sequence[Mapping[str, Any]],
-    workloads: Sequence[Framework],
-    wishes: Mapping[str, Any],
-    catalog: Catalog,
-    *,
-    secure_boot: Optional[bool] = None,
-    nvswitches: int = 0,
-) -> List[Requirement]:
-    """Everything the driver must fulfil; pure facts, no choice yet."""
-    found: List[Requirement] = []
-
-    def add(
-        rule: str,
-        kind: str,
-        value: str,
-        requirement: str,
-        subject: str,
-        text: str,
-        source: str,
-        basis: str,
-        variable: Optional[str] = None,
-    ) -> None:
-        row = Requirement(rule, kind, value, requirement, subject, text, source, basis, variable)
-        if row not in found:
-            found.append(row)
-
-    def wish(rule: str, kind: str, variable: str, requirement: str, text: str) -> None:
-        value = str(wishes[variable])
-        add(rule, kind, value, requirement, variable, text, "the inventory's wishes", "read", variable)
-
-    if wishes["nvidia_driver_version"]:
-        wish(
-            "user-version",
-            "version",
-            "nvidia_driver_version",
-            "=" + wishes["nvidia_driver_version"],
-            "exact version asked for",
-        )
-    if wishes["nvidia_driver_branch"] != "auto":
-        wish(
-            "user-branch",
-            "branch",
-            "nvidia_driver_branch",
-            "branch " + wishes["nvidia_driver_branch"],
-            "branch asked for",
-        )
-    if wishes["nvidia_driver_flavour"] != "auto":
-        wish(
-            "user-flavour",
-            "flavour",
-            "nvidia_driver_flavour",
-            wishes["nvidia_driver_flavour"] + " modules",
-            "flavour asked for",
-        )
-
-    for workload in workloads:
-        own = catalog.toolkit_driver(workload.cuda)
-        minor = catalog.minor_version_floor(workload.cuda)
-        if minor:
-            text = "CUDA %d.x runs on any driver from %s on (minor-version compatibility)" % (
-                minor.family,
-                minor.min,
-            )
-            if own:
-                text += "; CUDA %s itself came with %s" % (workload.cuda, own.version)
-            add(
-                "cuda-minor",
-                "floor",
-                minor.min,
-                ">=" + minor.min,
-                workload.name,
-                text,
-                catalog.cite(minor.source),
-                minor.basis,
-            )
-        elif own:
-            add(
-                "cuda-ga",
-                "floor",
-                own.version,
-                ">=" + own.version,
-                workload.name,
-                "CUDA %s needs the driver it came with" % workload.cuda,
-                catalog.cite(own.source),
-                own.basis,
-            )
-        for gpu in _distinct(gpus, "compute_capability"):
-            asked = gpu.get("compute_capability")
-            if not asked or not own:
-                continue
-            how, arch = code_for(workload, asked)
-            subject = "%s on %s" % (workload.name, gpu.get("arch") or _gpu_words(gpu))
-            if how == "jit":
-                add(
-                    "ptx-jit",
-                    "floor",
-                    own.version,
-                    ">=" + own.version,
-                    subject,
-                    "the wheel has no code for compute capability %s: the driver compiles its %s PTX, so it must know CUDA %s's PTX"
-                    % (asked, arch, workload.cuda),
-                    catalog.cite(workload.archs_source),
-                    "inference",
-                )
-            elif how == "unknown":
-                add(
-                    "cuda-ga",
-                    "floor",
-                    own.version,
-                    ">=" + own.version,
-                    subject,
-                    "the wheel's architectures are not known: CUDA %s's own driver can always compile its PTX"
-                    % workload.cuda,
-                    catalog.cite(own.source),
-                    "inference",
-                )
-
-    for gpu in _distinct(gpus, "arch"):
-        arch = catalog.architectures.get(str(gpu.get("arch")))
-        if arch:
-            _gpu_requirements(arch, gpu, catalog, add)
-    for gpu in _distinct(gpus, "device_id"):
-        product = product_of(gpu, catalog)
-        if not product:
-            continue
-        cite = catalog.cite(product.source)
-        if product.min_version:
-            add(
-                "gpu-product",
-                "floor",
-                product.min_version,
-                ">=" + product.min_version,
-                _gpu_words(gpu),
-                "the first driver that supports this product",
-                cite,
-                product.basis,
-            )
-        if product.open_modules == "required":
-            add(
-                "open-required",
-                "flavour",
-                OPEN,
-                "open modules",
-                _gpu_words(gpu),
-                "this product works with the open kernel modules only",
-                cite,
-                product.basis,
-            )
-
-    if wishes["nvidia_driver_min_version"]:
-        wish(
-            "user-minimum",
-            "floor",
-            "nvidia_driver_min_version",
-            ">=" + wishes["nvidia_driver_min_version"],
-            "the site's own minimum",
-        )
-    if secure_boot:
-        add(
-            "secure-boot",
-            "signed",
-            "",
-            "signed modules",
-            "Secure Boot",
-            "the kernel refuses modules that no trusted key has signed; DKMS would build such ones",
-            "observed: Secure Boot is on",
-            "read",
-        )
-    if nvswitches:
-        add(
-            "nvswitch",
-            "fabric",
-            "",
-            "a fabric manager",
-            "%d NVSwitches" % nvswitches,
-            "without nvidia-fabricmanager of the driver's own version CUDA does not start on these GPUs",
-            "observed: NVSwitches on the PCI bus",
-            "memory",
-        )
-    return found
-
-
-def _gpu_requirements(arch: Architecture, gpu: Mapping[str, Any], catalog: Catalog, add: Any) -> None:
-    subject, cite = "%s (%s)" % (_gpu_words(gpu), arch.arch), catalog.cite(arch.source)
-    if arch.first_branch is not None:
-        add(
-            "gpu-first-branch",
-            "floor",
-            str(arch.first_branch),
-            ">=%d" % arch.first_branch,
-            subject,
-            "the first branch that supports this GPU",
-            cite,
-            arch.basis,
-        )
-    if arch.last_branch is not None:
-        add(
-            "gpu-last-branch",
-            "last_branch",
-            str(arch.last_branch),
-            "<=%d" % arch.last_branch,
-            subject,
-            "the last branch that supports this GPU",
-            cite,
-            arch.basis,
-        )
-    if arch.open_modules == "required":
-        add(
-            "open-required",
-            "flavour",
-            OPEN,
-            "open modules",
-            subject,
-            "this GPU works with the open kernel modules only",
-            cite,
-            arch.basis,
-        )
-    elif arch.open_modules == "impossible":
-        add(
-            "open-impossible",
-            "flavour",
-            PROPRIETARY,
-            "proprietary modules",
-            subject,
-            "the open kernel modules begin with Turing",
-            cite,
-            arch.basis,
-        )
-
-
-# What can be had ---------------------------------------------------------------------------------------------------
-
-
-def names(
-    patterns: Iterable[str], branch: int, family: Family, flavour: str = PROPRIETARY, kernel: str = ""
-) -> List[str]:
-    """Package names from a source's patterns."""
-    suffix = "-open" if flavour == OPEN else ""
-    return [p.format(branch=branch, family=family.suffix, open=suffix, kernel=kernel) for p in patterns]
-
-
-def candidate_of(observed: Mapping[str, Any], package: str) -> Optional[str]:
-    return _get(observed, "apt", "candidates", package, "candidate")
-
-
-def versions_of(observed: Mapping[str, Any], package: str) -> List[str]:
-    """All versions that apt can install, its candidate included."""
-    entry = _get(observed, "apt", "candidates", package) or {}
-    found = list(entry.get("versions") or [])
-    if entry.get("candidate") and entry["candidate"] not in found:
-        found.insert(0, entry["candidate"])
-    return found
-
-
-def has_lists(observed: Mapping[str, Any]) -> bool:
-    return _get(observed, "apt", "candidates") is not None
-
-
-def installed_packages(observed: Mapping[str, Any]) -> Dict[str, str]:
-    """Installed packages of the driver, by what dpkg and apt say."""
-    found = {}
-    for name, entry in (_get(observed, "apt", "candidates") or {}).items():
-        if entry and entry.get("installed"):
-            found[name] = entry["installed"]
-    for package in _get(observed, "driver", "packages") or []:
-        if package.get("status", "installed") == "installed":
-            found[package["name"]] = package["version"]
-        else:
-            found.pop(package["name"], None)
-    return found
-
-
-def _kernels(observed: Mapping[str, Any]) -> Tuple[Optional[str], Optional[str]]:
-    """(running kernel, the other kernel of the next boot)."""
-    running = _get(observed, "host", "kernel", "running")
-    upcoming = _get(observed, "host", "kernel", "next_boot")
-    return running, upcoming if upcoming and upcoming != running else None
-
-
-def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: Catalog) -> Installed:
-    """Which packaged driver the node has, and whether the set is whole."""
-    have = installed_packages(observed)
-    state = Installed()
-    for package in _get(observed, "driver", "packages") or []:
-        if package.get("status", "installed") == "installed":
-            state.packages[package["name"]] = package["version"]
-            state.held[package["name"]] = bool(package.get("held"))
-    anchors = []
-    for family in source.families:
-        expression = re.escape(source.version_package).replace(r"\{branch\}", r"(\d{3,4})")
-        expression = "^" + expression.replace(r"\{family\}", re.escape(family.suffix)) + "$"
-        for name, version in have.items():
-            match = re.match(expression, name)
-            # A transitional package carries the name of one branch and the version of another.
-            if match and driver_branch(version) == int(match.group(1)):
-                anchors.append((Version(version), int(match.group(1)), family, version))
-    if not anchors:
-        return state
-    _, state.branch, state.family, state.package_version = max(anchors, key=lambda anchor: anchor[:2])
-    state.version = driver_version(state.package_version)
-    state.flavour = _installed_flavour(observed, source, state)
-    if not state.flavour:
-        return state
-    running, upcoming = _kernels(observed)
-    listed = _complete_set(observed, source, state, have, running, upcoming)
-    if listed:
-        install, packages = listed
-        state.option = Option(
-            state.branch,
-            state.family,
-            state.flavour,
-            install,
-            state.version,
-            state.package_version,
-            tuple((name, have[name]) for name in packages),
-            fabric=names([source.nvswitch], state.branch, state.family)[0] in have,
-            installed=True,
-        )
-    return state
-
-
-def _installed_flavour(observed: Mapping[str, Any], source: PackageSource, state: Installed) -> Optional[str]:
-    assert state.branch is not None and state.family is not None
-    on_disk = _get(observed, "driver", "on_disk", "flavour")
-    if on_disk in (OPEN, PROPRIETARY):
-        return str(on_disk)
-    for flavour in (OPEN, PROPRIETARY):
-        patterns = [*source.precompiled, *source.dkms, *source.metapackages]
-        marked = [p for p in patterns if "{open}" in p]
-        if any(name in state.packages for name in names(marked, state.branch, state.family, flavour)):
-            return flavour
-    return None
-
-
-def _complete_set(
-    observed: Mapping[str, Any],
-    source: PackageSource,
-    state: Installed,
-    have: Mapping[str, str],
-    running: Optional[str],
-    upcoming: Optional[str],
-) -> Optional[Tuple[str, List[str]]]:
-    """(way, packages) if the installed packages are a whole driver for the kernels at hand."""
-    assert state.branch is not None and state.family is not None and state.flavour is not None
-    branch, family, flavour = state.branch, state.family, state.flavour
-    if running:
-        wanted = names([source.kernel_modules], branch, family, flavour, running)
-        wanted += names(source.precompiled, branch, family, flavour)
-        if upcoming:
-            later = names([source.kernel_modules], branch, family, flavour, upcoming)[0]
-            if later in have or candidate_of(observed, later):
-                wanted.append(later)
-        if all(name in have for name in wanted):
-            return PRECOMPILED, wanted
-    for patterns in (source.dkms, source.metapackages):
-        wanted = names(patterns, branch, family, flavour)
-        if all(name in have for name in wanted):
-            return DKMS, wanted
-    return None
-
-
-def available(
-    observed: Mapping[str, Any], source: PackageSource, catalog: Catalog, pin: str = ""
-) -> List[Option]:
-    """Every driver that apt could install now; from the catalog's list of the release while apt has no lists."""
-    if not has_lists(observed):
-        return _available_by_catalog(observed, source, catalog)
-    found: List[Option] = []
-    for branch in catalog.branches:
-        for family in source.families:
-            if not candidate_of(observed, names([source.version_package], branch, family)[0]):
-                continue
-            for flavour in (OPEN, PROPRIETARY):
-                for install in (PRECOMPILED, DKMS):
-                    option = _installable(observed, source, branch, family, flavour, install, pin)
-                    if option:
-                        found.append(option)
-    return found
-
-
-def _available_by_catalog(
-    observed: Mapping[str, Any], source: PackageSource, catalog: Catalog
-) -> List[Option]:
-    running, upcoming = _kernels(observed)
-    release = _get(observed, "host", "os", "version_id")
-    nvswitches = _get(observed, "host", "nvswitches") or []
-    found = []
-    for family in source.families:
-        for branch in source.offers.get(str(release), {}).get(family.family, ()):
-            for flavour in (OPEN, PROPRIETARY):
-                if flavour == OPEN and branch < catalog.open_first:
-                    continue
-                kernels = [kernel for kernel in (running, upcoming) if kernel]
-                wanted = [names([source.kernel_modules], branch, family, flavour, k)[0] for k in kernels]
-                wanted += names(source.precompiled, branch, family, flavour)
-                if nvswitches:
-                    wanted += names([source.nvswitch], branch, family)
-                found.append(
-                    Option(branch, family, flavour, PRECOMPILED, packages=tuple((n, None) for n in wanted))
-                )
-    return found
-
-
-def _common_version(
-    observed: Mapping[str, Any], packages: Sequence[str], branch: int, pin: str
-) -> Optional[str]:
-    """The version that all the packages can be installed at: apt's candidate, or the one that was asked for."""
-    shared = [v for v in versions_of(observed, packages[-1]) if driver_branch(v) == branch]
-    for package in packages[:-1]:
-        offered = versions_of(observed, package)
-        shared = [version for version in shared if version in offered]
-    if pin:
-        return newest([version for version in shared if matches(version, pin)])
-    preferred = candidate_of(observed, packages[-1])
-    return preferred if preferred in shared else newest(shared)
-
-
-def _installable(
-    observed: Mapping[str, Any],
-    source: PackageSource,
-    branch: int,
-    family: Family,
-    flavour: str,
-    install: str,
-    pin: str,
-) -> Optional[Option]:
-    running, upcoming = _kernels(observed)
-    patterns = source.precompiled if install == PRECOMPILED else source.dkms
-    userland = names(patterns, branch, family, flavour)
-    version = _common_version(observed, userland, branch, pin)
-    if not version or not running:
-        return None
-    modules: List[Tuple[str, Optional[str]]] = []
-    notes: List[str] = []
-    if install == PRECOMPILED:
-        here = names([source.kernel_modules], branch, family, flavour, running)[0]
-        if not candidate_of(observed, here):
-            return None
-        # Precompiled modules follow the archive's newest driver: an older pin cannot be had with them.
-        if version != candidate_of(observed, userland[-1]):
-            return None
-        modules.append((here, candidate_of(observed, here)))
-        if upcoming:
-            later = names([source.kernel_modules], branch, family, flavour, upcoming)[0]
-            if candidate_of(observed, later):
-                modules.append((later, candidate_of(observed, later)))
-            else:
-                notes.append(
-                    "the next boot's kernel %s has no precompiled module of branch %d in apt: after a boot into it the node is without a driver"
-                    % (upcoming, branch)
-                )
-    else:
-        usable = _get(observed, "host", "kernel", "headers") or []
-        for kernel in [kernel for kernel in (running, upcoming) if kernel]:
-            headers = source.kernel_headers.format(kernel=kernel)
-            offered = candidate_of(observed, headers)
-            if offered:
-                modules.append((headers, offered))
-            elif kernel not in usable:
-                if kernel == running:
-                    return None
-                notes.append(
-                    "apt has no headers of the next boot's kernel %s: DKMS cannot build the module for it"
-                    % kernel
-                )
-    fabric = True
-    extra: List[Tuple[str, Optional[str]]] = []
-    if _get(observed, "host", "nvswitches"):
-        manager = names([source.nvswitch], branch, family)[0]
-        same = [v for v in versions_of(observed, manager) if driver_version(v) == driver_version(version)]
-        fabric = bool(same)
-        if same:
-            extra.append((manager, newest(same)))
-    packages = [*modules, *[(name, version) for name in userland], *extra]
-    return Option(
-        branch,
-        family,
-        flavour,
-        install,
-        driver_version(version),
-        version,
-        tuple(packages),
-        fabric,
-        notes=tuple(notes),
-    )
-
-
-# The choice --------------------------------------------------------------------------------------------------------
 
 
 def _support_rank(branch: int, catalog: Catalog, today: str) -> int:
@@ -700,7 +77,7 @@ def prefer(
     today: str,
     flavour: Optional[str] = None,
 ) -> Optional[Option]:
-    """The best of the suitable options: supported long-term first, then newest; precompiled first; then flavour."""
+    """The best of the suitable options: supported long-term first, then newest; precompiled first."""
 
     def key(option: Option) -> Tuple[Any, ...]:
         wanted = flavour or (OPEN if option.branch >= catalog.open_default else PROPRIETARY)
@@ -734,7 +111,7 @@ def _smallest_contradiction(
 
 
 def _theory(catalog: Catalog, source: PackageSource, pin: str) -> List[Option]:
-    """Every driver there could be, whatever apt has: contradictions in here are between the requirements themselves."""
+    """Every driver there could be, whatever apt has: contradictions in here are the requirements' own."""
     found = []
     numbers = set(catalog.branches)
     pinned = driver_branch(pin) if pin else None
@@ -864,8 +241,8 @@ def resolve(
         workloads,
         wishes,
         catalog,
-        secure_boot=_get(observed, "host", "secure_boot"),
-        nvswitches=len(_get(observed, "host", "nvswitches") or []),
+        secure_boot=dig(observed, "host", "secure_boot"),
+        nvswitches=len(dig(observed, "host", "nvswitches") or []),
     )
     floor = _highest_floor(requirements)
     result = Resolution(None, requirements, [], floor.value if floor else None, [], [])
@@ -923,8 +300,8 @@ def _signature_fits(observed: Mapping[str, Any], requirements: Sequence[Requirem
     """Under Secure Boot an installed module must be signed (or loaded already, which proves it)."""
     if not any(rule.kind == "signed" for rule in requirements):
         return True
-    return _get(observed, "driver", "on_disk", "signed") is not False or bool(
-        _get(observed, "driver", "loaded")
+    return dig(observed, "driver", "on_disk", "signed") is not False or bool(
+        dig(observed, "driver", "loaded")
     )
 
 
@@ -972,8 +349,8 @@ def _not_installable(
     pin: str,
 ) -> Dict[str, Any]:
     listed = has_lists(observed)
-    where = "apt" if listed else "Ubuntu %s by the catalog" % _get(observed, "host", "os", "version_id")
-    running = _get(observed, "host", "kernel", "running")
+    where = "apt" if listed else "Ubuntu %s by the catalog" % dig(observed, "host", "os", "version_id")
+    running = dig(observed, "host", "kernel", "running")
     if pin:
         branch = driver_branch(pin)
         offered = [
@@ -984,7 +361,7 @@ def _not_installable(
         everything = sorted(
             {
                 version
-                for name, entry in (_get(observed, "apt", "candidates") or {}).items()
+                for name, entry in (dig(observed, "apt", "candidates") or {}).items()
                 if re.match(re.escape(source.version_package.split("{")[0]) + r"\d", name) and entry
                 for version in versions_of(observed, name)
             },
@@ -1007,7 +384,7 @@ def _not_installable(
     if not options:
         because.append("no driver of a known branch has packages for kernel %s" % running)
         ways = [
-            "enable Ubuntu's component `restricted` (and `multiverse`) in the apt sources, or point them at a mirror that has it",
+            "enable Ubuntu's component restricted in the apt sources, or use a mirror that has it",
             "boot a kernel that apt has modules or headers for",
         ]
         return conflict(
@@ -1059,7 +436,7 @@ def _bound(
     floor: Optional[Requirement],
     kept: bool,
 ) -> Optional[Requirement]:
-    """The requirement that decided: a pin; else a limit without which another branch were better; else the highest floor."""
+    """What decided: a pin, else a limit that ruled a better branch out, else the highest floor."""
     for rule in requirements:
         if rule.rule in ("user-version", "user-branch"):
             return rule
@@ -1139,7 +516,7 @@ def _explain(
         add("preference", "branch %d" % chosen.branch, "choice", text, catalog.cite(entry.source))
     if not result.keeps_installed:
         if chosen.install == DKMS:
-            text = "no precompiled module for this kernel that fits: built on the node by DKMS, with the kernel's headers"
+            text = "apt has no precompiled module that fits this kernel: DKMS builds it on the node"
         elif listed:
             text = "signed by the distribution and made for this very kernel: nothing is compiled on the node"
         else:

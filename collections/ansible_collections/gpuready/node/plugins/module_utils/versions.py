@@ -17,7 +17,7 @@ _DIGITS = re.compile(r"^[0-9]*")
 
 
 def _order(char: str) -> int:
-    """The weight of one character in the non-digit part: ~ before the end, the end before letters, letters before the rest."""
+    """The weight of a non-digit: ~ sorts before the end, the end before letters, letters before the rest."""
     if char == "~":
         return -1
     if char.isalpha():
@@ -101,12 +101,12 @@ def newest(candidates: List[str]) -> Optional[str]:
 
 
 def upstream(package_version: str) -> str:
-    """`5:28.5.1-1~ubuntu.22.04~jammy` -> `28.5.1`, `580.95.05-0ubuntu0.22.04.2` -> `580.95.05`, `20.10.24+dfsg1-1` -> `20.10.24`."""
+    """The program's own version: `5:28.5.1-1~ubuntu.22.04~jammy` -> `28.5.1`."""
     return split(package_version)[1].partition("+")[0].partition("~")[0]
 
 
 def driver_version(text: Optional[str]) -> Optional[str]:
-    """The NVIDIA driver version in a text such as a package version or a library's name; None when there is none."""
+    """The driver version in a text such as a package version or a library's name; None without one."""
     if not text:
         return None
     match = _UPSTREAM_DRIVER.search(text.partition(":")[2] if re.match(r"^\d+:", text) else text)
@@ -122,5 +122,5 @@ def driver_branch(version: Optional[str]) -> Optional[int]:
 
 
 def matches(package_version: str, wish: str) -> bool:
-    """Does a package version answer a wish that is either the full package version or only the upstream one?"""
+    """Does a package version answer a wish for the full package version or only for the upstream one?"""
     return package_version == wish or upstream(package_version) == wish or split(package_version)[1] == wish
