@@ -19,18 +19,7 @@ from .shell import output, run
 LAYOUT = 4
 
 #: From the distribution, with all they depend on; everything that the roles install beside NVIDIA's packages.
-DOWNLOAD = (
-    "docker.io",
-    "containerd",
-    "runc",
-    "dkms",
-    "gcc",
-    "make",
-    "python3-debian",
-    "pciutils",
-    "xz-utils",
-    "gnupg",
-)
+DOWNLOAD = ("docker.io", "containerd", "runc", "python3-debian", "pciutils", "xz-utils", "gnupg")
 
 
 def downloads(suite: str) -> tuple[str, ...]:

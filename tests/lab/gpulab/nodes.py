@@ -281,11 +281,6 @@ def node_files(
         "etc/ssh/gpulab_authorized_keys": (0o644, keys.user_key().with_suffix(".pub").read_bytes()),
         "etc/gpulab/simulated.json": (0o644, (json.dumps(simulated, indent=2) + "\n").encode()),
         HARDWARE.lstrip("/"): (0o644, (json.dumps(hardware, indent=2) + "\n").encode()),
-        # A container has no kernel of its own; a machine shows the running one in these places.
-        f"boot/vmlinuz-{kernel}": (0o600, b"gpuready lab: stands for the running kernel\n"),
-        f"boot/config-{kernel}": (0o644, b"CONFIG_MODULES=y\n"),
-        f"lib/modules/{kernel}/modules.builtin": (0o644, b""),
-        f"lib/modules/{kernel}/modules.order": (0o644, b""),
         **identity_files(os_, suite),
     }
     if (
