@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import engine, lab, nodes, settings
+from . import engine, lab, machine, nodes, settings
 from .errors import LabError
 from .settings import NodeSpec
 
@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
     execute.add_argument("name")
     execute.add_argument("command", nargs=argparse.REMAINDER)
 
+    fault = verbs.add_parser(
+        "fault", help="change a node's hardware: fault NAME gpu_off_bus=true …; =null repairs"
+    )
+    fault.add_argument("name")
+    fault.add_argument("faults", nargs="*", metavar="key=value")
+    fault.add_argument("--clear", action="store_true", help="take every fault away first")
+
     status = verbs.add_parser("status", help="what runs and how to reach it")
     status.add_argument("--json", action="store_true")
     verbs.add_parser("down", help="remove nodes and services, stop the lab's own engine; keep what was built")
@@ -72,8 +79,6 @@ def verb_up(arguments: argparse.Namespace) -> int:
 
 def verb_engine(_: argparse.Namespace) -> int:
     """labctl engine."""
-    from . import machine
-
     machine.check()
     with lab.exclusive():
         docker, word = engine.ensure()
@@ -114,6 +119,20 @@ def verb_node_exec(arguments: argparse.Namespace) -> int:
     flags = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
     sys.stdout.flush()
     os.execvpe("docker", ["docker", "exec", *flags, node.name, *command], {**os.environ, **docker.env})
+
+
+def verb_fault(arguments: argparse.Namespace) -> int:
+    """labctl fault."""
+    docker = engine.require()
+    node = nodes.require(docker, arguments.name)
+    faults = nodes.parse_faults(arguments.faults)
+    profile = json.loads(nodes.read_file(docker, node.name, nodes.HARDWARE))
+    if arguments.clear:
+        faults = {**dict.fromkeys(profile.get("faults", {})), **faults}
+    if faults:
+        profile = nodes.set_faults(docker, node, faults)
+    print(f"{node.name}: faults {json.dumps(profile.get('faults', {}))}")
+    return 0
 
 
 def verb_status(arguments: argparse.Namespace) -> int:
@@ -169,6 +188,7 @@ VERBS = {
     "node-down": verb_node_down,
     "node-reset": verb_node_reset,
     "node-exec": verb_node_exec,
+    "fault": verb_fault,
     "status": verb_status,
     "down": verb_down,
     "clean": verb_clean,

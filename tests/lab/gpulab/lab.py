@@ -270,7 +270,7 @@ def node_reset(name: str) -> nodes.Node:
     """The same node again, bare; hardware faults are gone too."""
     docker = engine.require()
     node = nodes.require(docker, name)
-    hardware = json.loads(read_file(docker, node.name, nodes.HARDWARE))
+    hardware = json.loads(nodes.read_file(docker, node.name, nodes.HARDWARE))
     hardware["faults"] = {}
     return node_up(NodeSpec(node.name, node.os, (), node.port), hardware)
 
@@ -282,27 +282,6 @@ def node_down(name: str) -> bool:
         gone = nodes.remove(docker, nodes.full_name(name))
         write_dot_lab(docker)
     return gone
-
-
-def read_file(docker: Docker, container: str, path: str) -> str:
-    """A file of a container, running or not."""
-    import io
-    import os
-    import subprocess
-    import tarfile
-
-    done = subprocess.run(
-        ["docker", "cp", f"{container}:{path}", "-"],
-        capture_output=True,
-        check=False,
-        env={**os.environ, **docker.env},
-    )
-    if done.returncode:
-        raise LabError(f"reading {path} of {container}: {done.stderr.decode(errors='replace').strip()}")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        member = archive.extractfile(archive.getmembers()[0])
-        assert member is not None
-        return member.read().decode()
 
 
 def down() -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import socket
 import subprocess
+import tarfile
 import time
 import uuid
 from collections.abc import Iterable
@@ -43,6 +45,7 @@ PACKAGES = (
 
 ARCHIVE_KEYRING = "/usr/share/keyrings/gpulab-ubuntu-archive-keyring.gpg"
 HARDWARE = "/etc/gpulab/hardware.json"
+HARDWARE_TOOL = "/usr/lib/gpulab/hardware"
 BOOT_SECONDS = 60
 
 #: Taken from the measured recipe: all that systemd and a nested Docker Engine need, without --privileged.
@@ -146,9 +149,7 @@ def node_image(suite: str) -> str:
 
 def ensure_image(docker: Docker, suite: str, simulated: Path) -> str:
     """The node image of a release, made new when its files changed."""
-    trees = [settings.SOURCE / "files" / "node"]
-    if (simulated / "node").is_dir():
-        trees.append(simulated / "node")
+    trees = [simulated / "node", settings.SOURCE / "files" / "node"]
     archive = rootfs.overlay(trees)
     digest = rootfs.digest_of(
         rootfs.base_digest(docker, base_image(suite)), *(rootfs.digest_tree(tree) for tree in trees)
@@ -264,7 +265,7 @@ Unattended-Upgrade::DevRelease "auto";
 
 
 def node_files(
-    name: str, os_: NodeOs, suite: str, hardware: dict[str, Any], kernel: str
+    name: str, os_: NodeOs, suite: str, hardware: dict[str, Any]
 ) -> dict[str, tuple[int, bytes] | str]:
     """What tells one node from another."""
     key = keys.host_key(name)
@@ -326,7 +327,7 @@ def create(docker: Docker, host: machine.Machine, spec: NodeSpec, hardware: dict
         node_image(suite),
         what=f"creating {spec.name}",
     )
-    files = node_files(spec.name, os_, suite, hardware, host.kernel)
+    files = node_files(spec.name, os_, suite, hardware)
     rootfs.copy_in(docker, spec.name, rootfs.overlay([], files))
     start(docker, spec.name, port)
     if "etc/apt/sources.list.d/ubuntu.sources" in files:
@@ -413,7 +414,7 @@ def hardware_profile(os_key: str, gpus: Iterable[str], profile: Path | None) -> 
         return {**data, "os": os_key}
     known = simulator.models()
     wanted = [gpu for gpu in gpus if gpu]
-    unknown = [gpu for gpu in wanted if known and gpu not in known]
+    unknown = [gpu for gpu in wanted if gpu not in known]
     if unknown:
         raise LabError(
             f"unknown GPU model {unknown[0]!r} (--gpus): the simulator has {', '.join(sorted(known))}"
@@ -425,3 +426,54 @@ def hardware_profile(os_key: str, gpus: Iterable[str], profile: Path | None) -> 
         "faults": {},
         "os": os_key,
     }
+
+
+def parse_faults(pairs: Iterable[str]) -> dict[str, Any]:
+    """key=value … of the command line; values are JSON, and null takes a fault away."""
+    faults: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not re.fullmatch(r"[a-z_]+", key):
+            raise LabError(
+                f"{pair!r} is not key=value (a fault is set like gpu_off_bus=true, taken away with =null)"
+            )
+        try:
+            faults[key] = json.loads(value)
+        except json.JSONDecodeError:
+            faults[key] = value
+    return faults
+
+
+def set_faults(docker: Docker, node: Node, faults: dict[str, Any]) -> dict[str, Any]:
+    """Change a running node's hardware; on the simulator's refusal the profile stays as it was."""
+    before = read_file(docker, node.name, HARDWARE)
+    profile = json.loads(before)
+    merged = {**profile.get("faults", {}), **faults}
+    profile["faults"] = {key: value for key, value in merged.items() if value is not None}
+
+    def write(text: str) -> None:
+        rootfs.copy_in(docker, node.name, rootfs.overlay([], {HARDWARE.lstrip("/"): (0o644, text.encode())}))
+
+    write(json.dumps(profile, indent=2) + "\n")
+    try:
+        docker.out("exec", node.name, HARDWARE_TOOL, "apply", what=f"changing the hardware of {node.name}")
+    except LabError:
+        write(before)
+        raise
+    return profile
+
+
+def read_file(docker: Docker, container: str, path: str) -> str:
+    """A file of a container, running or not."""
+    done = subprocess.run(
+        ["docker", "cp", f"{container}:{path}", "-"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **docker.env},
+    )
+    if done.returncode:
+        raise LabError(f"reading {path} of {container}: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        member = archive.extractfile(archive.getmembers()[0])
+        assert member is not None
+        return member.read().decode()
