@@ -415,7 +415,8 @@ def cdi_spec(vendor="nvidia.com", kind="gpu", strategies=("index", "uuid")):
 
 def to_yaml(value, indent=0):
     """A dictionary of dictionaries, lists and strings, in the layout of the Go YAML encoder."""
-    lines, pad = [], " " * indent
+    # The encoder indents by four, counted from the margin: the keys of a list's element stand at +2.
+    lines, pad, child = [], " " * indent, (indent // 4 + 1) * 4
 
     def scalar(item):
         text = str(item)
@@ -430,16 +431,16 @@ def to_yaml(value, indent=0):
     for key, item in value.items():
         if isinstance(item, dict):
             lines.append("%s%s:" % (pad, key))
-            lines += to_yaml(item, indent + 4)
+            lines += to_yaml(item, child)
         elif isinstance(item, list):
             lines.append("%s%s:%s" % (pad, key, "" if item else " []"))
             for element in item:
                 if isinstance(element, dict):
-                    nested = to_yaml(element, indent + 6)
-                    lines.append("%s    - %s" % (pad, nested[0].lstrip()))
+                    nested = to_yaml(element, child + 2)
+                    lines.append("%s- %s" % (" " * child, nested[0].lstrip()))
                     lines += nested[1:]
                 else:
-                    lines.append("%s    - %s" % (pad, scalar(element)))
+                    lines.append("%s- %s" % (" " * child, scalar(element)))
         else:
             lines.append("%s%s: %s" % (pad, key, scalar(item)))
     return lines
