@@ -13,7 +13,7 @@ PARTS = "/etc/apt/sources.list.d"
 # The names that apt reads in a parts directory (apt.conf(5)): others are left alone.
 _PART_NAME = re.compile(r"^[A-Za-z0-9_.-]+\.(list|sources)$")
 _ONE_LINE = re.compile(
-    r"^(?P<type>deb|deb-src)(?:\s+\[(?P<options>[^\]]*)\])?\s+(?P<uri>\[[^\]]*\]\S*|\S+)\s+(?P<rest>\S.*)$"
+    r"^(?P<type>deb|deb-src)(?:\s+\[(?P<options>[^\]]*)\])?\s+(?P<uri>cdrom:\[[^\]]*\]\S*|\S+)\s+(?P<rest>\S.*)$"
 )
 EMBEDDED = "embedded"
 
@@ -176,8 +176,8 @@ def normalise_uri(uri: str, arch: str) -> str:
         for default in (":80", ":443"):
             if site.endswith(default):
                 site = site[: -len(default)]
-        path = re.sub(r"/{2,}", "/", path)
-        rest = "//" + site + slash + path
+        path = re.sub(r"/{2,}", "/", slash + path)
+        rest = "//" + site + path
     return (scheme + ":" + rest).rstrip("/")
 
 

@@ -26,8 +26,8 @@ options:
     default: held
   missing:
     description:
-      - What to do about a package that is to be held but is not installed. V(ignore) suits a list that names a
-        whole family, of which a node has only some.
+      - What to do about a package that is to be held but is not installed. V(ignore) suits a list that names
+        a whole family, of which a node has only some.
     type: str
     choices: [fail, ignore]
     default: fail

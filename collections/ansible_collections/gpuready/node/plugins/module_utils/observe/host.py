@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 from typing import Any, Dict, List, Optional
@@ -84,7 +85,7 @@ def kernels_with_headers(node: Node) -> List[str]:
         if not name.startswith(prefix) or not node.is_file("/usr/src/%s/Makefile" % name):
             continue
         # linux-headers-6.1.0-50-common and linux-headers-5.15.0-157 are shared halves, no kernel's own.
-        if kernel.endswith("-common") or kernel[-1:].isdigit():
+        if kernel.endswith("-common") or re.match(r"^[\d.]+-\d+$", kernel):
             continue
         found.add(kernel)
     return sorted(found, key=natural_key)

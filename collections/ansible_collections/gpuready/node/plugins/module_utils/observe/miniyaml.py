@@ -31,9 +31,15 @@ def _fail(line: _Line, what: str) -> YamlError:
 
 def _strip_comment(text: str) -> str:
     quote = ""
-    for index, char in enumerate(text):
+    index = -1
+    while index + 1 < len(text):
+        index += 1
+        char = text[index]
         if quote:
-            if char == quote:
+            # '' stands for a quote inside single quotes, a backslash guards one inside double quotes.
+            if (quote == "'" and text[index : index + 2] == "''") or (quote == '"' and char == "\\"):
+                index += 1
+            elif char == quote:
                 quote = ""
         elif char in "\"'" and (index == 0 or text[index - 1] in " [,:"):
             quote = char

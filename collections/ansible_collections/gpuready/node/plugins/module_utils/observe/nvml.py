@@ -29,10 +29,9 @@ Answer = Tuple[Optional[List[Dict[str, Any]]], Dict[str, Any]]
 
 def pci_address(bus_id: str) -> str:
     """NVML writes 00000000:3B:00.0, sysfs 0000:3b:00.0."""
-    domain, colon, rest = bus_id.strip().lower().partition(":")
-    if not colon or rest.count(":") != 1:
-        return bus_id.strip().lower()
-    return "%s:%s" % (domain[-4:].rjust(4, "0"), rest)
+    text = bus_id.strip().lower()
+    match = re.match(r"^([0-9a-f]+):([0-9a-f]+:[0-9a-f]+\.[0-9a-f])$", text)
+    return "%04x:%s" % (int(match.group(1), 16), match.group(2)) if match else text
 
 
 def _text(value: Any) -> str:

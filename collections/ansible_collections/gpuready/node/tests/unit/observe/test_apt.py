@@ -1,0 +1,553 @@
+"""apt and dpkg: lists, sources, candidates, holds, unattended upgrades, locks."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from gpuready import aptguard, aptsources
+from gpuready.observe import apt, packages
+from gpuready.observe.node import ProbeError
+
+KERNEL = "5.15.0-157-generic"
+
+
+def _lists(machine, age=100.0):
+    machine.write("/var/lib/apt/lists/archive.ubuntu.com_ubuntu_dists_jammy_main_binary-amd64_Packages")
+    os.utime(machine.root / "var/lib/apt/lists", (machine.now - age, machine.now - age))
+
+
+# packages ---------------------------------------------------------------------------------------------
+
+DPKG = """\
+dpkg\tamd64\t1.21.1ubuntu2.3\tinstall\tinstalled\tok
+nvidia-utils-580-server\tamd64\t580.95.05-0ubuntu0.22.04.2\thold\tinstalled\tok
+libnvidia-compute-580-server\tamd64\t580.95.05-0ubuntu0.22.04.2\tinstall\tinstalled\tok
+nvidia-container-toolkit\tamd64\t1.17.8-1\thold\tinstalled\tok
+libnvidia-container1\tamd64\t1.17.8-1\tinstall\tinstalled\tok
+nvidia-docker2\tall\t2.13.0-1\tdeinstall\tconfig-files\tok
+nvidia-cuda-toolkit\tamd64\t11.5.1-1ubuntu1\tinstall\tinstalled\tok
+linux-modules-nvidia-580-server-open-5.15.0-157-generic\tamd64\t5.15.0-157.167\tinstall\thalf-configured\tok
+nvidia-dkms-535\tamd64\t535.1\tdeinstall\tconfig-files\tok
+nvidia-driver-470\t\t\tunknown\tnot-installed\tok
+bash\tamd64\t5.1\thold\tinstalled\tok
+truncated line
+"""
+
+
+def test_packages_are_sorted_into_driver_toolkit_and_holds():
+    found = packages.parse(DPKG)
+    assert [(p["name"], p["status"], p["held"]) for p in packages.driver(found)] == [
+        ("nvidia-utils-580-server", "installed", True),
+        ("libnvidia-compute-580-server", "installed", False),
+        ("linux-modules-nvidia-580-server-open-5.15.0-157-generic", "half-configured", False),
+        ("nvidia-dkms-535", "config-files", False),
+    ]
+    assert [p["name"] for p in packages.toolkit(found)] == [
+        "nvidia-container-toolkit",
+        "libnvidia-container1",
+        "nvidia-docker2",
+    ]
+    assert packages.holds(found) == ["bash", "nvidia-container-toolkit", "nvidia-utils-580-server"]
+    assert packages.unfinished(found) == ["linux-modules-nvidia-580-server-open-5.15.0-157-generic"]
+    assert packages.installed(found, "nvidia-dkms-535") is None
+    assert packages.installed(found, "dpkg").arch == "amd64"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nvidia-smi", True),
+        ("nvidia-driver-580-server-open", True),
+        ("nvidia-tesla-535-kernel-dkms", True),
+        ("nvidia-kernel-common-580-server", True),
+        ("nvidia-fabricmanager-580", True),
+        ("libcuda1", True),
+        ("libcuda1-i386", True),
+        ("xserver-xorg-video-nvidia-580-server", True),
+        ("linux-objects-nvidia-580-server-open-5.15.0-157-generic", True),
+        ("cuda-drivers-580", True),
+        ("nvidia-container-toolkit-base", False),
+        ("libnvidia-container-tools", False),
+        ("nvidia-cuda-toolkit", False),
+        ("cuda-toolkit-12-4", False),
+        ("nvtop", False),
+        ("libcuda1000", False),
+    ],
+)
+def test_what_belongs_to_the_driver(name, expected):
+    assert packages.is_driver(name) is expected
+
+
+def test_dpkg_s_own_format_is_what_is_parsed():
+    answer = subprocess.run(list(packages.COMMAND), capture_output=True, text=True, check=True)
+    found = packages.parse(answer.stdout)
+    own = packages.installed(found, "dpkg")
+    assert own is not None and own.status == "installed" and own.eflag == "ok"
+
+
+# lists and candidates ---------------------------------------------------------------------------------
+
+
+def test_no_lists_no_age_and_no_candidates(machine):
+    machine.mkdir("/var/lib/apt/lists/partial")
+    machine.write("/var/lib/apt/lists/lock")
+    assert apt.lists_age(machine.node) is None
+    assert apt.candidates(machine.node, [KERNEL]) is None
+    assert machine.asked == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".lz4", ".gz", ".xz"])
+def test_lists_may_be_packed(machine, suffix):
+    machine.write("/var/lib/apt/lists/x_binary-amd64_Packages" + suffix)
+    assert apt.lists_age(machine.node) is not None
+
+
+def test_age_is_since_the_last_update_not_the_archive_s(machine):
+    _lists(machine, age=5000)
+    assert apt.lists_age(machine.node) == 5000
+    stamp = machine.write("/var/lib/apt/periodic/update-success-stamp")
+    os.utime(stamp, (machine.now - 60, machine.now - 60))
+    assert apt.lists_age(machine.node) == 60
+    os.utime(stamp, (machine.now + 60, machine.now + 60))  # a clock that was set back
+    assert apt.lists_age(machine.node) == 0
+
+
+POLICY = """\
+apt:
+  Installed: 2.4.13
+  Candidate: 2.4.14
+  Version table:
+     2.4.14 500
+        500 http://archive.ubuntu.com/ubuntu jammy-updates/main amd64 Packages
+ *** 2.4.13 100
+        100 /var/lib/dpkg/status
+nvidia-utils-580-server:
+  Installed: (none)
+  Candidate: 580.95.05-0ubuntu0.22.04.2
+  Version table:
+     580.95.05-0ubuntu0.22.04.2 500
+        500 http://archive.ubuntu.com/ubuntu jammy-updates/restricted amd64 Packages
+        500 http://security.ubuntu.com/ubuntu jammy-security/restricted amd64 Packages
+     580.65.06-0ubuntu0.22.04.1 500
+        500 http://other.example jammy/restricted amd64 Packages
+libnvidia-gl-580-server:i386:
+  Installed: (none)
+  Candidate: 580.95.05-0ubuntu0.22.04.2
+  Version table:
+     580.95.05-0ubuntu0.22.04.2 500
+        500 http://archive.ubuntu.com/ubuntu jammy-updates/restricted i386 Packages
+nvidia-driver-binary:
+  Installed: (none)
+  Candidate: (none)
+  Version table:
+docker.io:
+  Installed: 20.10.24-1
+  Candidate: (none)
+  Package pin: 20.10.24-1
+  Version table:
+ *** 20.10.24-1 -1
+        100 /var/lib/dpkg/status
+"""
+
+
+def test_policy_is_read_in_full():
+    assert apt.parse_policy(POLICY) == {
+        "apt": {"candidate": "2.4.14", "installed": "2.4.13", "versions": ["2.4.14", "2.4.13"]},
+        "nvidia-utils-580-server": {
+            "candidate": "580.95.05-0ubuntu0.22.04.2",
+            "installed": None,
+            "versions": ["580.95.05-0ubuntu0.22.04.2", "580.65.06-0ubuntu0.22.04.1"],
+        },
+        "docker.io": {"candidate": None, "installed": "20.10.24-1", "versions": ["20.10.24-1"]},
+    }
+
+
+def test_candidates_come_from_one_call(machine):
+    _lists(machine)
+    machine.answer("apt-cache policy", POLICY, err="N: Unable to locate package docker-ce\n")
+    assert sorted(apt.candidates(machine.node, [KERNEL])) == ["docker.io", "nvidia-utils-580-server"]
+    assert len(machine.asked) == 1
+    assert (
+        '?name("^linux-(modules|objects|signatures|headers|image).*-(5[.]15[.]0-157-generic)$")'
+        in machine.asked[0]
+    )
+
+
+NAMES = f"""\
+nvidia-utils-580-server
+libnvidia-compute-580-server
+linux-modules-nvidia-580-server-open-generic
+linux-modules-nvidia-580-server-open-{KERNEL}
+linux-modules-nvidia-580-server-open-5.15.0-25-generic
+linux-headers-{KERNEL}
+linux-headers-5.15.0-25-generic
+bash
+docker.io
+"""
+
+
+def test_apt_without_patterns_is_asked_by_name(machine):
+    _lists(machine)
+    machine.answer("apt-cache policy", "", err='N: Unable to locate package ?name("^(lib)?nvidia-")\n')
+    machine.answer("apt-cache pkgnames", NAMES)
+    apt.candidates(machine.node, [KERNEL])
+    asked = machine.asked[-1][2:]
+    assert set(asked) - set(apt.NAMES) == {
+        "nvidia-utils-580-server",
+        "libnvidia-compute-580-server",
+        "linux-modules-nvidia-580-server-open-generic",
+        f"linux-modules-nvidia-580-server-open-{KERNEL}",
+        f"linux-headers-{KERNEL}",
+    }
+
+
+def test_apt_with_broken_sources_is_quoted(machine):
+    _lists(machine)
+    message = "E: Conflicting values set for option Signed-By regarding source https://x/ /: a != b\n"
+    machine.answer("apt-cache", "", err=message, rc=100)
+    with pytest.raises(ProbeError, match="Conflicting values set for option Signed-By"):
+        apt.candidates(machine.node, [])
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/apt-cache"), reason="needs apt")
+def test_patterns_are_apt_s_own():
+    """This machine's apt takes them, and takes them to mean what we mean."""
+    pattern = apt.kernel_pattern(["6.1.0-50-cloud-amd64"])
+    answer = subprocess.run(
+        ["apt-cache", "policy", "apt", *apt.PATTERNS, pattern],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LC_ALL": "C"},
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "?name" not in answer.stderr
+    expression = re.compile(pattern[len('?name("') : -len('")')])
+    assert expression.search("linux-headers-6.1.0-50-cloud-amd64")
+    assert not expression.search("linux-headers-6.1.0-50-cloud-amd64-x")
+    assert not expression.search("linux-headers-6x1.0-50-cloud-amd64")
+
+
+# sources ----------------------------------------------------------------------------------------------
+
+DEB822 = """\
+# Ubuntu sources
+
+Types: deb deb-src
+URIs: http://archive.ubuntu.com/ubuntu
+ http://mirror.example/ubuntu
+Suites: jammy jammy-updates
+# a remark inside
+Components: main restricted
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+
+Enabled: no
+Types: deb
+URIs: https://old.example/
+Suites: /
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abcd
+ -----END PGP PUBLIC KEY BLOCK-----
+
+X-Remark: no source at all
+"""
+
+
+def test_deb822_sources(machine):
+    found = aptsources.parse("/etc/apt/sources.list.d/ubuntu.sources", DEB822)
+    assert [(entry.enabled, entry.uris, entry.suites, entry.components) for entry in found] == [
+        (
+            True,
+            ["http://archive.ubuntu.com/ubuntu", "http://mirror.example/ubuntu"],
+            ["jammy", "jammy-updates"],
+            ["main", "restricted"],
+        ),
+        (False, ["https://old.example/"], ["/"], []),
+    ]
+    assert (found[0].start, found[0].end) == (2, 9)
+    assert found[1].facts("x")["signed_by"] == "embedded"
+
+
+@pytest.mark.parametrize("word", ["no", "No", "false", "0", "off", "without", "disable"])
+def test_deb822_ways_to_say_no(word):
+    text = f"Types: deb\nURIs: http://x/\nSuites: /\nEnabled: {word}\n"
+    assert aptsources.parse_deb822(text)[0].enabled is False
+
+
+KEYRINGS = "/usr/share/keyrings/a.gpg,/usr/share/keyrings/b.gpg"
+ONE_LINE = f"""\
+# See http://help.ubuntu.com/community/UpgradeNotes
+deb http://archive.ubuntu.com/ubuntu jammy main restricted # inline remark
+  deb-src\t[arch=amd64,arm64 signed-by={KEYRINGS}] https://x.example/deb/$(ARCH) /
+# deb http://security.ubuntu.com/ubuntu jammy-security main
+#deb cdrom:[Ubuntu 22.04 LTS _Jammy Jellyfish_]/ jammy main
+# deb packages are described elsewhere today
+deb [ trusted=yes ] file:/srv/repo ./
+nonsense
+deb
+"""
+
+
+def test_one_line_sources():
+    found = aptsources.parse("/etc/apt/sources.list", ONE_LINE)
+    assert [
+        (e.enabled, e.types, e.uris, e.suites, e.components, e.architectures, e.signed_by) for e in found
+    ] == [
+        (True, ["deb"], ["http://archive.ubuntu.com/ubuntu"], ["jammy"], ["main", "restricted"], [], None),
+        (
+            True,
+            ["deb-src"],
+            ["https://x.example/deb/$(ARCH)"],
+            ["/"],
+            [],
+            ["amd64", "arm64"],
+            KEYRINGS,
+        ),
+        (False, ["deb"], ["http://security.ubuntu.com/ubuntu"], ["jammy-security"], ["main"], [], None),
+        (False, ["deb"], ["cdrom:[Ubuntu 22.04 LTS _Jammy Jellyfish_]/"], ["jammy"], ["main"], [], None),
+        (True, ["deb"], ["file:/srv/repo"], ["./"], [], [], None),
+    ]
+
+
+def test_files_that_apt_ignores_are_ignored(machine):
+    line = "deb http://x.example/ stable main\n"
+    for name in ("good.list", "bad.list.save", "bad name.list", "x.sources.gpuready-disabled", "noext"):
+        machine.write("/etc/apt/sources.list.d/" + name, line)
+    machine.write("/etc/apt/sources.list", line)
+    assert [source["file"] for source in apt.sources(machine.node)] == [
+        "/etc/apt/sources.list",
+        "/etc/apt/sources.list.d/good.list",
+    ]
+
+
+def test_unreadable_source_does_not_hide_the_others(machine, unreadable):
+    machine.write("/etc/apt/sources.list.d/a.list", "deb http://a.example/ stable main\n")
+    machine.write("/etc/apt/sources.list.d/b.list", "deb http://b.example/ stable main\n")
+    unreadable("/a.list")
+    node = machine.node
+    assert [source["uris"] for source in apt.sources(node)] == [["http://b.example/"]]
+    assert node.problems[0]["probe"] == "apt.sources"
+
+
+def test_fingerprints_of_a_keyring(machine):
+    body = (
+        b"\x04"
+        + b"\x65\x4b\x67\xde"
+        + b"\x16"
+        + b"\x09\x2b\x06\x01\x04\x01\xda\x47\x0f\x01"
+        + b"\x01\x07\x40"
+        + b"k" * 32
+    )
+    packet = b"\x98" + bytes([len(body)]) + body
+    expected = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body).hexdigest().upper()
+    machine.write("/etc/apt/keyrings/x.gpg", packet)
+    machine.write("/etc/apt/keyrings/bad.asc", "<html>not found</html>")
+    armored = [
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----",
+        ".",
+        base64.b64encode(packet).decode(),
+        "-----END PGP PUBLIC KEY BLOCK-----",
+    ]
+    machine.write(
+        "/etc/apt/sources.list.d/x.sources",
+        "".join(
+            f"Types: deb\nURIs: http://{name}.example/\nSuites: /\n{signed}\n\n"
+            for name, signed in (
+                ("file", "Signed-By: /etc/apt/keyrings/x.gpg"),
+                ("inside", "Signed-By:\n " + "\n ".join(armored)),
+                ("gone", "Signed-By: /etc/apt/keyrings/gone.gpg"),
+                ("bad", "Signed-By: /etc/apt/keyrings/bad.asc"),
+                ("print", "Signed-By: " + expected),
+                ("none", "X: y"),
+            )
+        ),
+    )
+    node = machine.node
+    found = {source["uris"][0][7:].split(".")[0]: source["fingerprints"] for source in apt.sources(node)}
+    assert found == {
+        "file": [expected],
+        "inside": [expected],
+        "gone": None,
+        "bad": None,
+        "print": None,
+        "none": None,
+    }
+    assert [problem["error"] for problem in node.problems] == [
+        "keyring /etc/apt/keyrings/bad.asc: it is not an OpenPGP key; it begins: <html>not found</html>"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ("https://x.example/deb/$(ARCH)", "https://x.example/deb/amd64/", True),
+        ("http://x.example/deb", "https://x.example/deb", True),
+        ("HTTPS://X.Example:443/deb/", "https://x.example/deb", True),
+        ("https://user:secret@x.example/deb", "https://x.example/deb", True),
+        ("https://x.example//deb", "https://x.example/deb", True),
+        ("tor+https://x.example/deb", "https://x.example/deb", True),
+        ("https://x.example/Deb", "https://x.example/deb", False),
+        ("https://x.example:8443/deb", "https://x.example/deb", False),
+        ("https://x.example/deb", "https://x.example/deb2", False),
+        ("file:/srv/x", "https://srv/x", False),
+    ],
+)
+def test_spellings_of_one_repository(left, right, same):
+    assert (aptsources.normalise_uri(left, "amd64") == aptsources.normalise_uri(right, "amd64")) is same
+
+
+# unattended upgrades, dpkg's state, locks -------------------------------------------------------------
+
+CONFIG = """\
+APT "";
+APT::Architecture "amd64";
+APT::Periodic "";
+APT::Periodic::Update-Package-Lists "1";
+APT::Periodic::Unattended-Upgrade "1";
+Unattended-Upgrade "";
+Unattended-Upgrade::Package-Blacklist "";
+Unattended-Upgrade::Package-Blacklist:: "^nvidia-";
+Unattended-Upgrade::Package-Blacklist:: "libc6$";
+"""
+INSTALLED = packages.parse("unattended-upgrades\tall\t2.8\tinstall\tinstalled\tok\n")
+
+
+@pytest.mark.parametrize(
+    ("config", "found", "enabled"),
+    [
+        (CONFIG, INSTALLED, True),
+        (CONFIG.replace('Unattended-Upgrade "1"', 'Unattended-Upgrade "0"'), INSTALLED, False),
+        (CONFIG + 'APT::Periodic::Enable "0";\n', INSTALLED, False),
+        (CONFIG, [], False),
+        ("", INSTALLED, False),
+        (CONFIG, None, None),
+    ],
+)
+def test_unattended_upgrades_run(machine, config, found, enabled):
+    machine.answer("apt-config dump", config)
+    assert apt.unattended_upgrades(machine.node, found)["enabled"] is enabled
+
+
+def test_blacklist_and_guard_file(machine):
+    machine.answer("apt-config dump", CONFIG)
+    facts = apt.unattended_upgrades(machine.node, INSTALLED)
+    assert facts["blacklist"] == ["^nvidia-", "libc6$"] and facts["guard_file"] is False
+    guard = machine.write(aptguard.PATH, aptguard.content())
+    assert apt.guard_file(machine.node) is True
+    guard.write_text(aptguard.content() + "\n")  # tampered with
+    assert apt.guard_file(machine.node) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "blocked"),
+    [
+        ("nvidia-utils-580-server", True),
+        ("nvidia-driver-580-open", True),
+        ("nvidia-kernel-common-580-server", True),
+        ("nvidia-headless-no-dkms-580-server-open", True),
+        ("nvidia-dkms-580-server", True),
+        ("nvidia-firmware-580-server-580.95.05", True),
+        ("nvidia-fabricmanager-580", True),
+        ("nvidia-persistenced", True),
+        ("nvidia-smi", True),
+        ("nvidia-open-kernel-dkms", True),
+        ("nvidia-tesla-535-driver", True),
+        ("nvidia-opencl-icd", True),
+        ("nvidia-vdpau-driver", True),
+        ("nvidia-cuda-mps", True),
+        ("libnvidia-compute-580-server", True),
+        ("libnvidia-ml1", True),
+        ("libcuda1", True),
+        ("linux-modules-nvidia-580-server-open-generic", True),
+        ("linux-signatures-nvidia-5.15.0-157-generic", True),
+        ("xserver-xorg-video-nvidia-580", True),
+        ("cuda-drivers-580", True),
+        ("nvidia-container-toolkit-base", True),
+        ("libnvidia-container1", True),
+        ("nvidia-cuda-toolkit", False),
+        ("nvidia-cudnn", False),
+        ("nvidia-prime", False),
+        ("cuda-toolkit-12-4", False),
+        ("linux-image-generic", False),
+        ("linux-modules-5.15.0-157-generic", False),
+        ("docker.io", False),
+        ("libc6", False),
+        ("python3-nvidia-ml-py", False),
+    ],
+)
+def test_guard_names_nvidia_s_driver_and_toolkit_only(name, blocked):
+    # unattended-upgrades matches at the start of the name.
+    assert any(re.match(pattern, name) for pattern in aptguard.PATTERNS) is blocked
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/apt-config"), reason="needs apt")
+def test_guard_is_read_by_apt_as_it_is_meant(tmp_path):
+    guard = tmp_path / "guard"
+    guard.write_text(aptguard.content())
+    answer = subprocess.run(
+        ["apt-config", "-c", str(guard), "dump"], capture_output=True, text=True, check=True
+    )
+    assert apt.parse_config(answer.stdout)["unattended-upgrade::package-blacklist"][
+        -len(aptguard.PATTERNS) :
+    ] == (aptguard.PATTERNS)
+
+
+@pytest.mark.parametrize(
+    ("journal", "dpkg", "locked", "expected"),
+    [
+        ([], "a\tamd64\t1\tinstall\tinstalled\tok\n", False, False),
+        (["0001"], "", False, True),
+        (["tmp.i"], "", False, False),
+        ([], "a\tamd64\t1\tinstall\thalf-configured\tok\n", False, True),
+        ([], "a\tamd64\t1\tinstall\tunpacked\tok\n", False, True),
+        ([], "a\tamd64\t1\tinstall\tinstalled\treinstreq\n", False, True),
+        ([], "a\tamd64\t1\tinstall\ttriggers-pending\tok\n", False, False),
+        (["0001"], "", True, None),  # somebody is at work
+        (["0001"], "", None, None),
+    ],
+)
+def test_dpkg_that_was_interrupted(machine, journal, dpkg, locked, expected):
+    machine.mkdir("/var/lib/dpkg/updates")
+    for name in journal:
+        machine.write("/var/lib/dpkg/updates/" + name)
+    assert apt.interrupted(machine.node, packages.parse(dpkg), locked) is expected
+
+
+HOLDER = """\
+import fcntl, sys, time
+handle = open(sys.argv[1], "r+")
+fcntl.lockf(handle, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(30)
+"""
+
+
+def test_lock_is_seen_and_never_taken(machine):
+    assert apt.lock_holder(machine.node) is None  # no such file
+    lock = machine.write(apt.LOCK)
+    assert apt.lock_holder(machine.node) is None
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        assert apt.lock_holder(machine.node) == process.pid
+    finally:
+        process.kill()
+        process.wait()
+    with open(lock, "r+") as handle:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0)
+
+
+def test_node_without_apt_says_so(machine):
+    with pytest.raises(ProbeError, match="no apt"):
+        apt.facts(machine.node, None, lambda: None, lambda: None)

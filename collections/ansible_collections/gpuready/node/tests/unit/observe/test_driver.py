@@ -1,0 +1,404 @@
+"""The driver in the kernel, on the disk and in user space; NVML through both of its doors."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from gpuready.observe import driver, nvml
+from gpuready.observe.node import MissingTool, ProbeError
+
+CLOSED = """\
+NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.261.03  Tue May 20 03:13:17 UTC 2025
+GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)
+"""
+OPEN = """\
+NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22-I3)  Tue Sep 23
+GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04.2)
+"""
+ARM = "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  570.133.20  Release Build\n"
+OLD = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  390.157  Wed Oct 12 09:19:07 UTC 2022\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "flavour"),
+    [
+        (CLOSED, "535.261.03", "proprietary"),
+        (OPEN, "580.95.05", "open"),
+        (ARM, "570.133.20", "open"),
+        (OLD, "390.157", "proprietary"),
+    ],
+)
+def test_loaded_module_is_read_in_both_wordings(machine, text, version, flavour):
+    machine.write("/proc/driver/nvidia/version", text)
+    for module in ("nvidia", "nvidia_uvm", "nvidiafb", "nv_backlight"):
+        machine.mkdir("/sys/module/" + module)
+    assert driver.loaded(machine.node) == {
+        "version": version,
+        "flavour": flavour,
+        "modules": ["nvidia", "nvidia_uvm"],
+    }
+
+
+def test_no_module_is_null(machine):
+    machine.mkdir("/sys/module/nvidiafb")
+    assert driver.loaded(machine.node) is None
+
+
+def test_unknown_wording_is_reported_and_the_version_taken_from_sysfs(machine):
+    machine.write("/proc/driver/nvidia/version", "something else\n")
+    machine.write("/sys/module/nvidia/version", "600.1.2\n")
+    node = machine.node
+    assert driver.loaded(node) == {"version": "600.1.2", "flavour": None, "modules": ["nvidia"]}
+    assert "something else" in node.problems[0]["error"]
+
+
+MODINFO = """\
+filename:       /lib/modules/5.15.0-157-generic/kernel/nvidia-580srv-open/nvidia.ko
+alias:          char-major-195-*
+version:        580.95.05
+supported:      external
+license:        Dual MIT/GPL
+description:    NVIDIA open kernel module
+alias:          pci:v000010DEd*sv*sd*bc03sc02i00*
+depends:
+vermagic:       5.15.0-157-generic SMP mod_unload modversions
+sig_id:         PKCS#7
+signer:         Canonical Ltd. Kernel Module Signing
+signature:      4B:0B:12:
+\t\t11:22:33
+parm:           NvSwitchRegDwords:NvSwitch regkey (charp)
+"""
+
+
+def test_module_on_disk_with_its_flavour_and_signature(machine):
+    machine.answer("modinfo -k 5.15.0-157-generic nvidia", MODINFO)
+    assert driver.on_disk(machine.node, "5.15.0-157-generic") == {
+        "version": "580.95.05",
+        "flavour": "open",
+        "kernel": "5.15.0-157-generic",
+        "path": "/lib/modules/5.15.0-157-generic/kernel/nvidia-580srv-open/nvidia.ko",
+        "signed": True,
+    }
+
+
+def test_unsigned_proprietary_module(machine):
+    machine.answer("modinfo", "filename: /x/nvidia.ko.zst\nversion: 470.256.02\nlicense: NVIDIA\n")
+    found = driver.on_disk(machine.node, "k")
+    assert (found["flavour"], found["signed"]) == ("proprietary", False)
+
+
+def test_no_module_on_disk_is_null(machine):
+    machine.answer("modinfo", err="modinfo: ERROR: Module nvidia not found.\n", rc=1)
+    assert driver.on_disk(machine.node, "5.15.0-157-generic") is None
+    assert driver.on_disk(machine.node, None) is None
+
+
+def test_node_without_kmod_and_without_modules_has_none_on_disk(machine):
+    assert driver.on_disk(machine.node, "k") is None
+    machine.write("/lib/modules/k/modules.dep", "updates/dkms/nvidia.ko.zst: kernel/drm.ko\n")
+    with pytest.raises(ProbeError, match="package kmod"):
+        driver.on_disk(machine.node, "k")
+
+
+def test_modinfo_that_fails_otherwise_is_quoted(machine):
+    machine.answer("modinfo", err="modinfo: ERROR: could not get modinfo: Invalid argument\n", rc=1)
+    with pytest.raises(ProbeError, match="Invalid argument"):
+        driver.on_disk(machine.node, "k")
+
+
+LIB = "/usr/lib/x86_64-linux-gnu/"
+
+
+def _libraries(machine, version="580.95.05"):
+    machine.link("/lib", "usr/lib")
+    for name in ("libcuda.so", "libnvidia-ml.so"):
+        machine.write(f"{LIB}{name}.{version}")
+        machine.link(f"{LIB}{name}.1", f"{name}.{version}")
+    machine.answer(
+        "ldconfig -p",
+        "312 libs found in cache `/etc/ld.so.cache'\n"
+        "\tlibnvidia-ml.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libnvidia-ml.so.1\n"
+        "\tlibcuda.so.1 (libc6) => /lib/i386-linux-gnu/libcuda.so.1\n"
+        "\tlibcuda.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libcuda.so.1\n",
+    )
+
+
+def test_userspace_is_what_the_loader_would_take(machine):
+    _libraries(machine)
+    machine.program("/usr/bin/nvidia-smi")
+    assert driver.userspace(machine.node) == {
+        "version": "580.95.05",
+        "libcuda": LIB + "libcuda.so.580.95.05",
+        "libnvidia_ml": LIB + "libnvidia-ml.so.580.95.05",
+        "nvidia_smi": "/usr/bin/nvidia-smi",
+    }
+
+
+def test_compatibility_libcuda_does_not_hide_the_driver_s_version(machine):
+    _libraries(machine, "535.261.03")
+    machine.write("/usr/local/cuda/compat/libcuda.so.580.95.05")
+    machine.link("/usr/local/cuda/compat/libcuda.so.1", "libcuda.so.580.95.05")
+    machine.answer(
+        "ldconfig -p",
+        "\tlibcuda.so.1 (libc6,x86-64) => /usr/local/cuda/compat/libcuda.so.1\n"
+        "\tlibnvidia-ml.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libnvidia-ml.so.1\n",
+    )
+    found = driver.userspace(machine.node)
+    assert found["version"] == "535.261.03"
+    assert found["libcuda"] == "/usr/local/cuda/compat/libcuda.so.580.95.05"
+
+
+def test_stale_loader_cache_is_not_believed(machine):
+    machine.answer("ldconfig -p", "\tlibcuda.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libcuda.so.1\n")
+    assert driver.userspace(machine.node)["libcuda"] is None
+
+
+def test_missing_ldconfig_is_reported_and_the_usual_place_searched(machine):
+    _libraries(machine)
+    machine.fail("ldconfig -p", MissingTool("ldconfig is not installed"))
+    node = machine.node
+    assert driver.userspace(node)["version"] == "580.95.05"
+    assert node.problems == [{"probe": "driver.userspace", "error": "ldconfig is not installed"}]
+
+
+def test_library_without_a_version_in_its_name_is_unknown(machine):
+    machine.write(LIB + "libcuda.so.1")
+    machine.answer("ldconfig -p", "")
+    found = driver.userspace(machine.node)
+    assert found["libcuda"] == LIB + "libcuda.so.1" and found["version"] is None
+
+
+def test_device_nodes_without_their_directories(machine):
+    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"):
+        machine.write("/dev/" + name)
+    machine.write("/dev/nvidia-caps/nvidia-cap1")
+    found = driver.device_nodes(machine.node)
+    assert found[:3] == ["/dev/nvidia0", "/dev/nvidia2", "/dev/nvidia10"]
+    assert set(found[3:]) == {"/dev/nvidia-uvm", "/dev/nvidiactl"}
+
+
+@pytest.mark.parametrize(
+    ("unit", "enabled", "active"),
+    [
+        (None, None, None),
+        ({}, False, False),
+        ({"UnitFileState": "static", "ActiveState": "active"}, True, True),
+        ({"UnitFileState": "enabled", "ActiveState": "failed"}, True, False),
+        ({"UnitFileState": "masked", "ActiveState": "inactive"}, False, False),
+    ],
+)
+def test_persistenced(machine, unit, enabled, active):
+    machine.program("/usr/bin/nvidia-persistenced")
+    assert driver.persistenced(machine.node, unit) == {
+        "installed": True,
+        "enabled": enabled,
+        "active": active,
+    }
+
+
+def test_dkms_tree_says_what_dkms_would(machine):
+    machine.program("/usr/sbin/dkms")
+    base = "/var/lib/dkms/nvidia/"
+    machine.link(base + "535.261.03/source", "/usr/src/nvidia-535.261.03")
+    machine.write("/usr/src/nvidia-535.261.03/dkms.conf")
+    machine.write(base + "535.261.03/6.1.0-50-cloud-amd64/x86_64/module/nvidia.ko")
+    machine.link(base + "kernel-6.1.0-50-cloud-amd64-x86_64", "535.261.03/6.1.0-50-cloud-amd64/x86_64")
+    machine.write(base + "535.261.03/6.1.0-51-cloud-amd64/x86_64/module/nvidia.ko")
+    machine.link("/var/lib/dkms/gone/1.0/source", "/usr/src/gone-1.0")
+    machine.mkdir("/var/lib/dkms/fresh/2.0/build")
+    machine.link("/var/lib/dkms/fresh/2.0/source", "/usr/src/nvidia-535.261.03")
+    machine.write("/var/lib/dkms/dkms_dbversion", "2.0.0")
+    assert driver.dkms(machine.node) == [
+        {"module": "fresh", "version": "2.0", "kernel": None, "status": "added"},
+        {"module": "gone", "version": "1.0", "kernel": None, "status": "broken"},
+        {
+            "module": "nvidia",
+            "version": "535.261.03",
+            "kernel": "6.1.0-50-cloud-amd64",
+            "status": "installed",
+        },
+        {"module": "nvidia", "version": "535.261.03", "kernel": "6.1.0-51-cloud-amd64", "status": "built"},
+    ]
+
+
+def test_dkms_is_null_when_it_is_not_installed(machine):
+    assert driver.dkms(machine.node) is None
+
+
+# NVML -------------------------------------------------------------------------------------------------
+
+QUERY = "nvidia-smi --query-gpu=" + ",".join(nvml.FIELDS) + " --format=csv,noheader,nounits"
+ROW = "0, GPU-5f6, NVIDIA A100 80GB PCIe, 00000000:3B:00.0, 81920, 4, 0, 34, 580.95.05, Disabled, 8.0\n"
+
+
+def test_nvidia_smi_is_queried(machine):
+    machine.answer(QUERY, ROW)
+    devices, facts = nvml.nvml(machine.node)
+    assert devices == [
+        {
+            "index": 0,
+            "uuid": "GPU-5f6",
+            "name": "NVIDIA A100 80GB PCIe",
+            "pci": "0000:3b:00.0",
+            "memory_total_mib": 81920,
+            "memory_used_mib": 4,
+            "compute_capability": "8.0",
+            "utilization_percent": 0,
+            "temperature_c": 34,
+            "mig_mode": False,
+        }
+    ]
+    assert facts == {
+        "source": "nvidia-smi",
+        "driver_version": "580.95.05",
+        "cuda_version": None,
+        "error": None,
+    }
+
+
+def test_nothing_said_is_null(machine):
+    machine.answer(
+        QUERY,
+        "0, GPU-1, Tesla T4, 00000000:00:1E.0, 15360, [N/A], [Unknown Error], ERR!, 580.95.05, [N/A], \n",
+    )
+    device = nvml.nvml(machine.node)[0][0]
+    names = ("memory_used_mib", "utilization_percent", "temperature_c", "mig_mode", "compute_capability")
+    assert [device[name] for name in names] == [None] * 5
+
+
+def test_older_nvidia_smi_is_asked_again_without_what_it_does_not_know(machine):
+    machine.answer("nvidia-smi", 'Field "compute_cap" is not a valid field to query.\n', rc=2)
+    fields = [name for name in nvml.FIELDS if name != "compute_cap"]
+    machine.answer(
+        "nvidia-smi --query-gpu=" + ",".join(fields) + " --format=csv,noheader,nounits",
+        'Field "mig.mode.current" is not a valid field to query.\n',
+        rc=2,
+    )
+    fields.remove("mig.mode.current")
+    machine.answer(
+        "nvidia-smi --query-gpu=" + ",".join(fields) + " --format=csv,noheader,nounits",
+        "0, GPU-1, Tesla T4, 00000000:00:1E.0, 15109, 0, 0, 40, 418.226.00\n",
+    )
+    devices, facts = nvml.nvml(machine.node)
+    assert facts["driver_version"] == "418.226.00" and devices[0]["mig_mode"] is None
+
+
+@pytest.mark.parametrize(
+    ("out", "rc"),
+    [
+        ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95\n", 18),
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the"
+            " latest NVIDIA driver is installed and running.\n\n",
+            9,
+        ),
+        ("Unable to determine the device handle for GPU0000:3B:00.0: Unknown Error\n", 255),
+    ],
+)
+def test_errors_are_handed_on_verbatim(machine, out, rc):
+    machine.answer("nvidia-smi", out, rc=rc)
+    devices, facts = nvml.nvml(machine.node)
+    assert devices is None and facts["error"] == out.strip()
+
+
+def test_no_devices_is_an_answer(machine):
+    machine.answer("nvidia-smi", "No devices were found\n", rc=6)
+    devices, facts = nvml.nvml(machine.node)
+    assert devices == [] and facts["error"] == "No devices were found"
+
+
+def test_rows_of_another_shape_are_refused(machine):
+    machine.answer(QUERY, "0, GPU-1\n")
+    with pytest.raises(ProbeError, match="2 values where 11 were asked for"):
+        nvml.nvml(machine.node)
+
+
+def test_node_without_a_driver_has_no_source_and_no_error(machine):
+    assert nvml.nvml(machine.node) == (
+        None,
+        {"source": None, "driver_version": None, "cuda_version": None, "error": None},
+    )
+
+
+class NVMLError(Exception):
+    pass
+
+
+def _pynvml(**changes):
+    """The bindings as nvidia-ml-py offers them (an older one gives bytes)."""
+
+    def unsupported(*_arguments):
+        raise NVMLError("Not Supported")
+
+    found = {
+        "NVMLError": NVMLError,
+        "NVML_TEMPERATURE_GPU": 0,
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlSystemGetDriverVersion": lambda: b"580.95.05",
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda _handle: "GPU-5f6",
+        "nvmlDeviceGetName": lambda _handle: b"Tesla T4",
+        "nvmlDeviceGetPciInfo": lambda _handle: SimpleNamespace(busId=b"00000000:00:1E.0"),
+        "nvmlDeviceGetMemoryInfo": lambda _handle: SimpleNamespace(total=16106127360, used=1048576),
+        "nvmlDeviceGetCudaComputeCapability": lambda _handle: (7, 5),
+        "nvmlDeviceGetUtilizationRates": lambda _handle: SimpleNamespace(gpu=12),
+        "nvmlDeviceGetTemperature": lambda _handle, _sensor: 41,
+        "nvmlDeviceGetMigMode": unsupported,
+    }
+    found.update(changes)
+    return SimpleNamespace(**found)
+
+
+def test_pynvml_is_asked_for_the_same_facts():
+    devices, facts = nvml.ask_pynvml(_pynvml())
+    assert facts == {"source": "pynvml", "driver_version": "580.95.05", "cuda_version": "13.0", "error": None}
+    assert devices == [
+        {
+            "index": 0,
+            "uuid": "GPU-5f6",
+            "name": "Tesla T4",
+            "pci": "0000:00:1e.0",
+            "memory_total_mib": 15360,
+            "memory_used_mib": 1,
+            "compute_capability": "7.5",
+            "utilization_percent": 12,
+            "temperature_c": 41,
+            "mig_mode": None,
+        }
+    ]
+
+
+def test_pynvml_s_error_is_handed_on_verbatim():
+    def mismatch():
+        raise NVMLError("Driver/library version mismatch")
+
+    devices, facts = nvml.ask_pynvml(_pynvml(nvmlInit=mismatch))
+    assert devices is None and facts["error"] == "Driver/library version mismatch"
+
+
+def test_lost_gpu_does_not_hide_the_others():
+    def handle(index):
+        if index == 0:
+            raise NVMLError("GPU is lost")
+        return index
+
+    devices, facts = nvml.ask_pynvml(_pynvml(nvmlDeviceGetCount=lambda: 2, nvmlDeviceGetHandleByIndex=handle))
+    assert [device["index"] for device in devices] == [1]
+    assert facts["error"] == "GPU 0: GPU is lost"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("00000000:3B:00.0", "0000:3b:00.0"),
+        ("0000:3b:00.0", "0000:3b:00.0"),
+        ("00010000:3B:00.0", "10000:3b:00.0"),
+        ("", ""),
+    ],
+)
+def test_pci_addresses_are_sysfs_s(text, expected):
+    assert nvml.pci_address(text) == expected
