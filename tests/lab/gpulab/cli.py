@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     up = verbs.add_parser("up", help="build what is missing and start the default nodes")
-    up.add_argument("--fresh", action="store_true", help="make the nodes bare again")
+    up.add_argument("--bare", action="store_true", help="make the default nodes bare again")
     verbs.add_parser("engine", help="find or start the Docker Engine; prints its DOCKER_HOST")
 
     node_up = verbs.add_parser("node-up", help="make one bare node (replaces one of the same name)")
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def verb_up(arguments: argparse.Namespace) -> int:
     """labctl up."""
-    lab.up(fresh=arguments.fresh)
+    lab.up(bare=arguments.bare)
     return 0
 
 

@@ -7,6 +7,7 @@ import fcntl
 import functools
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def exclusive(what: str = "lab") -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another labctl works on the {what}; waiting for it …", flush=True)
+            print(f"another labctl works on the {what}; waiting for it …", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -42,10 +43,9 @@ def write_dot_lab(docker: Docker) -> None:
     keys.write_private(
         target / "ssh" / "known_hosts", keys.known_hosts({node.name: node.port for node in known})
     )
-    for archive in keys.ARCHIVES:
-        (target / f"{archive}.fpr").write_text(keys.fingerprint(archive) + "\n")
     facts = {
         "engine": {"host": docker.host, "own": docker.own},
+        "archives": {archive: {"fingerprint": keys.fingerprint(archive)} for archive in keys.ARCHIVES},
         "nodes": [node.connection() for node in known],
     }
     keys.write_private(target / "lab.json", json.dumps(facts, indent=2) + "\n")
@@ -226,7 +226,7 @@ class Builder:
         ]
 
 
-def up(*, fresh: bool = False) -> None:
+def up(*, bare: bool = False) -> None:
     """Everything for the default nodes; what is there already is reused."""
     host = machine.check()
     cold = not (settings.home() / "engine.json").exists()
@@ -243,7 +243,7 @@ def up(*, fresh: bool = False) -> None:
                 Step(
                     spec.name,
                     f"boot {spec.name}",
-                    functools.partial(builder.make_node, spec, hardware, keep=not fresh),
+                    functools.partial(builder.make_node, spec, hardware, keep=not bare),
                     ready,
                 )
             )

@@ -82,7 +82,9 @@ ARCHIVE = {
 }
 # Packages of a branch that is gone: they only pull in the branch that took over.
 TRANSITIONAL = {"jammy": [("460", "470")], "noble": []}
-DKMS_VERSION = "1:3.0.11-1ubuntu13"  # with an epoch, so that the distribution's real dkms beside it never wins
+DKMS_VERSION = (
+    "1:3.0.11-1ubuntu13"  # with an epoch, so that the distribution's real dkms beside it never wins
+)
 
 TOOLKIT_VERSIONS = ("1.17.8", "1.18.2")
 
@@ -125,21 +127,33 @@ class Deb:
             " package. It drives no hardware and contains no NVIDIA software.",
         }
         md5sums = "".join(
-            f"{hashlib.md5(content).hexdigest()}  {path[1:]}\n" for path, (content, _) in sorted(self.files.items())
+            f"{hashlib.md5(content).hexdigest()}  {path[1:]}\n"
+            for path, (content, _) in sorted(self.files.items())
         )
-        members = {"control": "".join(f"{key}: {value}\n" for key, value in control.items() if value), "md5sums": md5sums}
+        members = {
+            "control": "".join(f"{key}: {value}\n" for key, value in control.items() if value),
+            "md5sums": md5sums,
+        }
         if self.conffiles:
             members["conffiles"] = "".join(path + "\n" for path in self.conffiles)
         members.update({name: text for name, text in self.scripts.items() if name == "triggers"})
         parts = {f"/{name}": (text.encode(), 0o644) for name, text in members.items()}
-        parts |= {f"/{name}": (text.encode(), 0o755) for name, text in self.scripts.items() if name != "triggers"}
+        parts |= {
+            f"/{name}": (text.encode(), 0o755) for name, text in self.scripts.items() if name != "triggers"
+        }
         control_tar = _tar(parts, {})
         data_tar = _tar(self.files, self.links)
         target = directory / f"{self.name}_{self.version}_{self.architecture}.deb"
         with target.open("wb") as out:
             out.write(b"!<arch>\n")
-            for name, data in (("debian-binary", b"2.0\n"), ("control.tar.gz", control_tar), ("data.tar.gz", data_tar)):
-                out.write(b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (name.encode(), EPOCH, 0, 0, b"100644", len(data)))
+            for name, data in (
+                ("debian-binary", b"2.0\n"),
+                ("control.tar.gz", control_tar),
+                ("data.tar.gz", data_tar),
+            ):
+                out.write(
+                    b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (name.encode(), EPOCH, 0, 0, b"100644", len(data))
+                )
                 out.write(data + b"\n" * (len(data) % 2))
         return target
 
@@ -191,7 +205,7 @@ def generated_includes(directory: Path) -> None:
         subsystem = int(model["subsystem"].split(":")[1], 16)
         rows.append(
             f'{{"{model["name"]}", "{model["arch"]}", 0x{model["device"]}, {subsystem:#x}, {model["memory_mib"]}, '
-            f'{major}, {minor}, {model["sms"]}, {model["watts"]}}},\n'
+            f"{major}, {minor}, {model['sms']}, {model['watts']}}},\n"
         )
     (directory / "models.inc").write_text("".join(rows))
     names = (HERE / "src/nvml-stubs.txt").read_text().split()
@@ -226,7 +240,9 @@ def build_program(source: str, target: Path, include: Path, *arguments: str) -> 
 
 def build_module(name: str, driver: Driver | None, flavour: str, kernel: str) -> bytes:
     """A kernel module as far as modinfo and depmod care: an ELF relocatable with .modinfo and a banner."""
-    licence = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA", "nouveau": "GPL and additional rights"}[flavour]
+    licence = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA", "nouveau": "GPL and additional rights"}[
+        flavour
+    ]
     info = [f"license={licence}"]
     banner = ""
     if driver:
@@ -238,10 +254,17 @@ def build_module(name: str, driver: Driver | None, flavour: str, kernel: str) ->
         )
     if name in ("nvidia", "nouveau"):
         info += [f"alias=pci:v000010DEd*sv*sd*bc03sc{sub}i00*" for sub in ("00", "02")]
-    depends = {"nvidia-uvm": "nvidia", "nvidia-modeset": "nvidia", "nvidia-drm": "nvidia-modeset"}.get(name, "")
+    depends = {"nvidia-uvm": "nvidia", "nvidia-modeset": "nvidia", "nvidia-drm": "nvidia-modeset"}.get(
+        name, ""
+    )
     info += [f"depends={depends}", "retpoline=Y", f"name={name.replace('-', '_')}"]
     info += [f"vermagic={kernel} SMP preempt mod_unload modversions "]
-    return elf_object({".modinfo": "".join(item + "\0" for item in info).encode(), ".rodata.str1.8": banner.encode() + b"\0"})
+    return elf_object(
+        {
+            ".modinfo": "".join(item + "\0" for item in info).encode(),
+            ".rodata.str1.8": banner.encode() + b"\0",
+        }
+    )
 
 
 def elf_object(sections: dict[str, bytes]) -> bytes:
@@ -258,10 +281,18 @@ def elf_object(sections: dict[str, bytes]) -> bytes:
     contents = [*sections.items(), (".symtab", b"\0" * 24), (".strtab", b"\0"), (".shstrtab", table)]
     for name, data in contents:
         body += b"\0" * (-len(body) % 8)
-        kind, link, entry = {".symtab": (2, len(sections) + 2, 24), ".strtab": (3, 0, 0), ".shstrtab": (3, 0, 0)}.get(name, (1, 0, 0))
+        kind, link, entry = {
+            ".symtab": (2, len(sections) + 2, 24),
+            ".strtab": (3, 0, 0),
+            ".shstrtab": (3, 0, 0),
+        }.get(name, (1, 0, 0))
         flags = 2 if kind == 1 else 0
         info = 1 if kind == 2 else 0
-        headers.append(struct.pack("<IIQQQQIIQQ", offsets[name], kind, flags, 0, len(body), len(data), link, info, 8, entry))
+        headers.append(
+            struct.pack(
+                "<IIQQQQIIQQ", offsets[name], kind, flags, 0, len(body), len(data), link, info, 8, entry
+            )
+        )
         body += data
     body += b"\0" * (-len(body) % 8)
     start = len(body)
@@ -275,7 +306,11 @@ def elf_object(sections: dict[str, bytes]) -> bytes:
 
 def signature() -> bytes:
     """What a signed module carries after its last byte; modinfo reads the signer from it."""
-    signer, key_id, value = b"Canonical Ltd. Kernel Module Signing (SIMULATED)", bytes(range(20)), b"\x5a" * 256
+    signer, key_id, value = (
+        b"Canonical Ltd. Kernel Module Signing (SIMULATED)",
+        bytes(range(20)),
+        b"\x5a" * 256,
+    )
     trailer = struct.pack(">BBBBB3xI", 1, 6, 1, len(signer), len(key_id), len(value))
     return signer + key_id + value + trailer + b"~Module signature appended~\n"
 
@@ -292,16 +327,31 @@ def build_binaries(work: Path) -> dict[str, dict[str, bytes]]:
             directory.mkdir()
             version = f'-DSIM_VERSION="{driver.version}"'
             for library in ("libcuda", "libnvidia-ml"):
-                jobs.append(pool.submit(build_library, library, driver.version, driver.cuda, directory / library, include))
-            jobs.append(pool.submit(build_program, "nvidia-smi.c", directory / "nvidia-smi", include, version))
+                jobs.append(
+                    pool.submit(
+                        build_library, library, driver.version, driver.cuda, directory / library, include
+                    )
+                )
+            jobs.append(
+                pool.submit(build_program, "nvidia-smi.c", directory / "nvidia-smi", include, version)
+            )
             for program, extra in (("nvidia-persistenced", ()), ("nvidia-fabricmanager", ("-DFABRIC",))):
                 jobs.append(
-                    pool.submit(build_program, "daemon.c", directory / program, include, version, f'-DNAME="{program}"', *extra)
+                    pool.submit(
+                        build_program,
+                        "daemon.c",
+                        directory / program,
+                        include,
+                        version,
+                        f'-DNAME="{program}"',
+                        *extra,
+                    )
                 )
     for job in jobs:
         job.result()
     return {
-        version: {path.name: path.read_bytes() for path in sorted((work / version).iterdir())} for version in DRIVERS
+        version: {path.name: path.read_bytes() for path in sorted((work / version).iterdir())}
+        for version in DRIVERS
     }
 
 
@@ -384,7 +434,11 @@ def driver_packages(codename: str, kernel: str, binaries: dict[str, dict[str, by
     )
     packages += kernel_packages(kernel)
     for old, new in TRANSITIONAL[codename]:
-        version = next(f"{upstream}-{revision}" for upstream, revision in reversed(archive) if upstream.startswith(new + "."))
+        version = next(
+            f"{upstream}-{revision}"
+            for upstream, revision in reversed(archive)
+            if upstream.startswith(new + ".")
+        )
         for stem in (
             "nvidia-utils-{}-server", "nvidia-headless-{}-server", "nvidia-headless-no-dkms-{}-server", "nvidia-dkms-{}-server",
             "libnvidia-compute-{}-server", "libnvidia-cfg1-{}-server", "nvidia-compute-utils-{}-server",
@@ -494,7 +548,9 @@ def module_packages(driver: Driver, version: str, flavour: str, kernel: str, reb
                 "Conflicts": "nvidia-kernel-source", "Replaces": "nvidia-kernel-source"},
     )  # fmt: skip
     tree = f"/usr/src/nvidia-srv-{upstream}"
-    source.add(f"{tree}/dkms.conf", f'PACKAGE_NAME="nvidia-srv"\nPACKAGE_VERSION="{upstream}"\nAUTOINSTALL="yes"\n')
+    source.add(
+        f"{tree}/dkms.conf", f'PACKAGE_NAME="nvidia-srv"\nPACKAGE_VERSION="{upstream}"\nAUTOINSTALL="yes"\n'
+    )
     source.add(f"{tree}/FLAVOUR", flavour + "\n")
     # The "source" that the simulated dkms "compiles": finished modules without a kernel's name in them.
     for name in MODULE_NAMES:
@@ -606,14 +662,18 @@ if [ "$1" = configure ] && command -v dkms >/dev/null; then dkms autoinstall -k 
 def build_node(target: Path, kernel: str) -> None:
     shutil.copytree(HERE / "node", target, symlinks=True)
     shutil.copy(HERE / "models.json", target / "usr/lib/gpulab/models.json")
-    (target / "usr/lib/gpulab/nouveau.ko").write_bytes(build_module("nouveau", None, "nouveau", kernel) + signature())
+    (target / "usr/lib/gpulab/nouveau.ko").write_bytes(
+        build_module("nouveau", None, "nouveau", kernel) + signature()
+    )
     modules = target / "usr/lib/modules" / kernel
     modules.mkdir(parents=True)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         (modules / name).write_bytes(b"")
     boot = target / "boot"
     boot.mkdir()
-    (boot / f"vmlinuz-{kernel}").write_text("SIMULATED kernel image: a lab node is a container and boots none\n")
+    (boot / f"vmlinuz-{kernel}").write_text(
+        "SIMULATED kernel image: a lab node is a container and boots none\n"
+    )
     (boot / f"config-{kernel}").write_text("CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\n")
 
 
@@ -622,7 +682,7 @@ def build_node(target: Path, kernel: str) -> None:
 
 def toolkit_packages(version: str) -> list[Deb]:
     sys.path.insert(0, str(HERE))
-    from toolkit import packages  # noqa: PLC0415  (beside this file, and only needed here)
+    from toolkit import packages
 
     return packages.build(version, Deb)
 
@@ -636,15 +696,21 @@ def fingerprint(arguments: argparse.Namespace) -> str:
     digest.update(compiler)
     for path in sorted(HERE.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("test_"):
-            digest.update(str(path.relative_to(HERE)).encode() + path.read_bytes() + oct(path.stat().st_mode).encode())
+            digest.update(
+                str(path.relative_to(HERE)).encode() + path.read_bytes() + oct(path.stat().st_mode).encode()
+            )
     return digest.hexdigest()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to build into")
     parser.add_argument("--kernel", required=True, help="the nodes' kernel release, as uname -r prints it")
-    parser.add_argument("--codenames", default="jammy,noble", help="Ubuntu releases, comma-separated (%(default)s)")
+    parser.add_argument(
+        "--codenames", default="jammy,noble", help="Ubuntu releases, comma-separated (%(default)s)"
+    )
     arguments = parser.parse_args()
     codenames = [name for name in arguments.codenames.split(",") if name]
     unknown = [name for name in codenames if name not in ARCHIVE]

@@ -1,14 +1,28 @@
 """SIMULATED nvidia-cdi-hook: the createContainer hooks that a CDI specification names. They run in the container's
 mount namespace, before its root becomes the root."""
 
-from .common import *  # noqa: F403
+import os
+import subprocess
+import sys
+
+from .common import (
+    Failure,
+    Log,
+    container_state,
+    default_ldconfig,
+    inside,
+    run_ldconfig,
+    version_text,
+)
 
 
 def flags(words):
     values, words = {}, list(words)
     while words:
         name, sign, value = words.pop(0).lstrip("-").partition("=")
-        values.setdefault(name, []).append(value if sign else words.pop(0) if words and not words[0].startswith("--") else "true")
+        values.setdefault(name, []).append(
+            value if sign else words.pop(0) if words and not words[0].startswith("--") else "true"
+        )
     return values
 
 
@@ -62,7 +76,7 @@ def disable_device_node_modification(values):
     changed = text.replace("ModifyDeviceFiles: 1", "ModifyDeviceFiles: 0")
     if changed == text:
         return
-    scratch = "/run/nvidia-cdi-hook-params.%d" % os.getpid()
+    scratch = f"/run/nvidia-cdi-hook-params.{os.getpid()}"
     with open(scratch, "w", encoding="utf-8") as stream:
         stream.write(changed)
     os.chmod(scratch, 0o444)
@@ -75,7 +89,11 @@ def enable_cuda_compat(values):
     root = root_of(values)
     host = (values.get("host-driver-version") or [""])[-1]
     base = inside(root, "/usr/local/cuda/compat")
-    found = [name for name in os.listdir(base) if name.startswith("libcuda.so.") and name.count(".") > 2] if os.path.isdir(base) else []
+    found = (
+        [name for name in os.listdir(base) if name.startswith("libcuda.so.") and name.count(".") > 2]
+        if os.path.isdir(base)
+        else []
+    )
     if not host or not found:
         return
     newest = max(int(name.split(".")[2]) for name in found)

@@ -2,42 +2,72 @@
 container, mounts the driver's files and device nodes into its root, opens its device cgroup and updates its
 library cache, as the real one does."""
 
-from .common import *  # noqa: F403
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import time
+
+from .common import (
+    COMMIT,
+    COMPUTE_BINARIES,
+    COMPUTE_LIBRARIES,
+    IPC_SOCKETS,
+    UTILITY_BINARIES,
+    UTILITY_LIBRARIES,
+    VERSION,
+    Failure,
+    Nvml,
+    NvmlError,
+    default_ldconfig,
+    driver_binaries,
+    driver_libraries,
+    inside,
+    run_ldconfig,
+)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 CLONE_NEWNS = 0x20000
+CSV_FIELDS = ("index", "minor", "name", "brand", "uuid", "busid", "arch")
 
 
 class CliError(Failure):
     """`nvidia-container-cli: <stage> error: <text>`."""
 
     def __init__(self, stage, text):
-        super().__init__("%s error: %s" % (stage, str(text).lower() if stage in ("initialization", "detection") else text))
+        super().__init__(
+            "{} error: {}".format(
+                stage, str(text).lower() if stage in ("initialization", "detection") else text
+            )
+        )
 
 
 def log_line(options, text):
     if options.get("debug"):
         with open(options["debug"], "a", encoding="utf-8") as stream:
-            stream.write("I%s %d nvc.c:0] %s\n" % (time.strftime("%m%d %H:%M:%S.000000"), os.getpid(), text))
+            stream.write(f"I{time.strftime('%m%d %H:%M:%S.000000')} {os.getpid()} nvc.c:0] {text}\n")
 
 
 def load_kernel_modules(options):
     for module in ("nvidia", "nvidia-uvm", "nvidia-modeset"):
         log_line(options, "loading kernel module " + module.replace("-", "_"))
-        done = subprocess.run(["/sbin/modprobe", module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            ["/sbin/modprobe", module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
         if done.returncode:
             log_line(options, "could not load kernel module " + module.replace("-", "_"))
 
 
 def initialise(options):
-    log_line(options, "initializing library context (version=%s, build=%s)" % (VERSION, COMMIT))
+    log_line(options, f"initializing library context (version={VERSION}, build={COMMIT})")
     if options.get("load-kmods") and os.geteuid() == 0:
         load_kernel_modules(options)
     try:
         return Nvml()
     except NvmlError as error:
-        text = "load library failed: %s" % error if error.code == 12 else "nvml error: %s" % error
+        text = f"load library failed: {error}" if error.code == 12 else f"nvml error: {error}"
         raise CliError("initialization", text) from None
 
 
@@ -45,7 +75,7 @@ def detect(nvml):
     try:
         return {"version": nvml.driver_version(), "cuda": nvml.cuda_version()}, nvml.gpus()
     except NvmlError as error:
-        raise CliError("detection", "nvml error: %s" % error) from None
+        raise CliError("detection", f"nvml error: {error}") from None
 
 
 def select(gpus, wanted):
@@ -59,7 +89,7 @@ def select(gpus, wanted):
                     chosen.append(gpu)
                 break
         else:
-            raise CliError("device", "%s: unknown device" % name)
+            raise CliError("device", f"{name}: unknown device")
     return chosen
 
 
@@ -104,8 +134,12 @@ def check_requirement(expression, driver, gpu):
             break
     if not satisfied:
         first = expression.split()[0]
-        hint = ", please update your driver to a newer version, or use an earlier cuda container" if first.startswith("cuda>=") else ""
-        raise CliError("requirement", "unsatisfied condition: %s%s" % (first, hint))
+        hint = (
+            ", please update your driver to a newer version, or use an earlier cuda container"
+            if first.startswith("cuda>=")
+            else ""
+        )
+        raise CliError("requirement", f"unsatisfied condition: {first}{hint}")
 
 
 # ---------------------------------------------------------------- configure
@@ -115,7 +149,7 @@ def mount(source, target, kind, flags, data=None):
     encode = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     if LIBC.mount(encode[0], encode[1], encode[2], ctypes.c_ulong(flags), encode[3]):
         code = ctypes.get_errno()
-        raise CliError("mount", "mount operation failed: %s: %s" % (target, os.strerror(code).lower()))
+        raise CliError("mount", f"mount operation failed: {target}: {os.strerror(code).lower()}")
 
 
 def mount_point(path, source):
@@ -135,14 +169,16 @@ def bind(source, target, flags):
 
 def library_directory(root):
     """Debian and its like have a multiarch directory; others have lib64."""
-    return "/usr/lib/x86_64-linux-gnu" if os.path.exists(inside(root, "/etc/debian_version")) else "/usr/lib64"
+    return (
+        "/usr/lib/x86_64-linux-gnu" if os.path.exists(inside(root, "/etc/debian_version")) else "/usr/lib64"
+    )
 
 
 def mount_proc(root, gpus):
     base = "/proc/driver/nvidia"
     target = inside(root, base)
     if not os.path.isdir(target):
-        raise CliError("mount", "file creation failed: %s: no such file or directory" % target)
+        raise CliError("mount", f"file creation failed: {target}: no such file or directory")
     texts = {}
     for name in ("params", "version", "registry"):
         try:
@@ -161,13 +197,17 @@ def mount_proc(root, gpus):
         # NVML has a 32-bit PCI domain, the driver's files a 16-bit one.
         source = os.path.join(base, "gpus", gpu["busid"][4:])
         if os.path.isdir(source):
-            bind(source, os.path.join(target, "gpus", gpu["busid"][4:]), MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            bind(
+                source,
+                os.path.join(target, "gpus", gpu["busid"][4:]),
+                MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+            )
     mount(None, target, None, MS_BIND | MS_REMOUNT | MS_NODEV | MS_NOSUID | MS_NOEXEC)
 
 
 def device_cgroup(pid):
     """The container's cgroup in the v1 devices hierarchy; None with cgroup v2 (see the lab's runc)."""
-    with open("/proc/%d/cgroup" % pid, encoding="utf-8") as stream:
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
         for line in stream:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if "devices" in controllers.split(","):
@@ -179,7 +219,7 @@ def device_cgroup(pid):
             left, _, right = line.partition(" - ")
             if right.split()[0] == "cgroup" and "devices" in right.split()[2].split(","):
                 root, point = left.split()[3:5]
-                relative = path[len(root):] if root != "/" and path.startswith(root) else path
+                relative = path[len(root) :] if root != "/" and path.startswith(root) else path
                 return point + ("" if relative == "/" else relative)
     return None
 
@@ -187,7 +227,7 @@ def device_cgroup(pid):
 def allow_device(cgroup, path):
     info = os.stat(path)
     with open(os.path.join(cgroup, "devices.allow"), "w", encoding="ascii") as stream:
-        stream.write("c %d:%d rw" % (os.major(info.st_rdev), os.minor(info.st_rdev)))
+        stream.write(f"c {os.major(info.st_rdev)}:{os.minor(info.st_rdev)} rw")
 
 
 def configure(options, root):
@@ -199,10 +239,21 @@ def configure(options, root):
             check_requirement(expression, driver, gpu)
 
     pid = int(options.get("pid") or os.getppid())
-    flags = {name for name in ("compute", "utility", "video", "graphics", "display", "ngx") if options.get(name)}
-    libraries = driver_libraries(driver["version"], (UTILITY_LIBRARIES if "utility" in flags else []) + (COMPUTE_LIBRARIES if "compute" in flags else []))
-    binaries = driver_binaries((UTILITY_BINARIES if "utility" in flags else []) + (COMPUTE_BINARIES if "compute" in flags else []))
-    sockets = [path for path in IPC_SOCKETS if os.path.exists(path) and ("compute" if "mps" in path else "utility") in flags]
+    flags = {
+        name for name in ("compute", "utility", "video", "graphics", "display", "ngx") if options.get(name)
+    }
+    libraries = driver_libraries(
+        driver["version"],
+        (UTILITY_LIBRARIES if "utility" in flags else []) + (COMPUTE_LIBRARIES if "compute" in flags else []),
+    )
+    binaries = driver_binaries(
+        (UTILITY_BINARIES if "utility" in flags else []) + (COMPUTE_BINARIES if "compute" in flags else [])
+    )
+    sockets = [
+        path
+        for path in IPC_SOCKETS
+        if os.path.exists(path) and ("compute" if "mps" in path else "utility") in flags
+    ]
     control = ["/dev/nvidiactl"]
     if flags & {"compute", "graphics", "video", "ngx"}:
         control += ["/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"]
@@ -210,15 +261,17 @@ def configure(options, root):
         control.append("/dev/nvidia-modeset")
     nodes = [path for path in control if os.path.exists(path)]
     for gpu in chosen:
-        path = "/dev/nvidia%d" % gpu["minor"]
+        path = f"/dev/nvidia{gpu['minor']}"
         if not os.path.exists(path):
-            raise CliError("detection", "stat failed: %s: no such file or directory" % path)
+            raise CliError("detection", f"stat failed: {path}: no such file or directory")
         nodes.append(path)
     cgroup = None if options.get("no-cgroups") else device_cgroup(pid)
 
-    namespace = os.open("/proc/%d/ns/mnt" % pid, os.O_RDONLY)
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
     if LIBC.setns(namespace, CLONE_NEWNS):
-        raise CliError("container", "namespace association failed: %s" % os.strerror(ctypes.get_errno()).lower())
+        raise CliError(
+            "container", f"namespace association failed: {os.strerror(ctypes.get_errno()).lower()}"
+        )
     os.chdir("/")
     readonly = MS_RDONLY | MS_NOSUID | MS_NODEV
     if os.path.isdir("/proc/driver/nvidia"):
@@ -242,7 +295,9 @@ def configure(options, root):
     except Failure as error:
         raise CliError("ldcache", error) from None
     link = os.path.join(inside(root, directory), "libcuda.so")
-    if any(os.path.basename(path).startswith("libcuda.so.") for path in libraries) and not os.path.lexists(link):
+    if any(os.path.basename(path).startswith("libcuda.so.") for path in libraries) and not os.path.lexists(
+        link
+    ):
         os.symlink("libcuda.so.1", link)
 
 
@@ -252,16 +307,16 @@ def configure(options, root):
 def show_info(options):
     driver, gpus = detect(initialise(options))
     if options.get("csv"):
-        print("NVRM version,CUDA version\n%s,%s\n" % (driver["version"], driver["cuda"]))
+        print("NVRM version,CUDA version\n{},{}\n".format(driver["version"], driver["cuda"]))
         print("Device Index,Device Minor,Model,Brand,GPU UUID,Bus Location,Architecture")
         for gpu in gpus:
-            print("%(index)d,%(minor)d,%(name)s,%(brand)s,%(uuid)s,%(busid)s,%(arch)s" % gpu)
+            print(",".join(str(gpu[key]) for key in CSV_FIELDS))
         return
-    print("%-15s %s\n%-15s %s" % ("NVRM version:", driver["version"], "CUDA version:", driver["cuda"]))
+    print(f"{'NVRM version:':15} {driver['version']}\n{'CUDA version:':15} {driver['cuda']}")
     for gpu in gpus:
         rows = (("Device Index:", gpu["index"]), ("Device Minor:", gpu["minor"]), ("Model:", gpu["name"]), ("Brand:", gpu["brand"]),
                 ("GPU UUID:", gpu["uuid"]), ("Bus Location:", gpu["busid"]), ("Architecture:", gpu["arch"]))  # fmt: skip
-        print("\n" + "\n".join("%-15s %s" % row for row in rows))
+        print("\n" + "\n".join(f"{label:15} {value}" for label, value in rows))
 
 
 def show_list(options):
@@ -272,7 +327,7 @@ def show_list(options):
             if os.path.exists(path):
                 print(path)
         for gpu in select(gpus, options.get("device") or "all"):
-            print("/dev/nvidia%d" % gpu["minor"])
+            print(f"/dev/nvidia{gpu['minor']}")
     if options.get("binaries") or everything:
         print("\n".join(driver_binaries(UTILITY_BINARIES + COMPUTE_BINARIES)))
     if options.get("libraries") or everything:
@@ -318,13 +373,16 @@ def parse(words, table, options):
                 else:
                     words.insert(0, "-" + word[2:])
         if name not in table:
-            print("nvidia-container-cli: unrecognized option '%s'\n%s" % (word, USAGE), file=sys.stderr)
+            print(f"nvidia-container-cli: unrecognized option '{word}'\n{USAGE}", file=sys.stderr)
             sys.exit(1)
         target = table[name]
         if target.endswith("="):
             if not sign:
                 if not words:
-                    print("nvidia-container-cli: option '%s' requires an argument\n%s" % (word, USAGE), file=sys.stderr)
+                    print(
+                        f"nvidia-container-cli: option '{word}' requires an argument\n{USAGE}",
+                        file=sys.stderr,
+                    )
                     sys.exit(1)
                 value = words.pop(0)
             target = target[:-1]
@@ -341,11 +399,14 @@ def parse(words, table, options):
 
 def main():
     if any(word in ("-V", "--version") for word in sys.argv[1:]):
-        print("cli-version: %s\nlib-version: %s\nbuild date: 2025-05-30T13:47+00:00\nbuild revision: %s\nbuild compiler: none (SIMULATED)\n"
-              "build platform: x86_64\nbuild flags: none (SIMULATED)" % (VERSION, VERSION, COMMIT))  # fmt: skip
+        print(f"cli-version: {VERSION}\nlib-version: {VERSION}\nbuild date: 2025-05-30T13:47+00:00\nbuild revision: {COMMIT}\nbuild compiler: none (SIMULATED)\n"
+              "build platform: x86_64\nbuild flags: none (SIMULATED)")  # fmt: skip
         return 0
     if any(word in ("-?", "--help") for word in sys.argv[1:]):
-        print(USAGE + "\nCommand line utility for manipulating NVIDIA GPU containers (SIMULATED): info, list, configure")
+        print(
+            USAGE
+            + "\nCommand line utility for manipulating NVIDIA GPU containers (SIMULATED): info, list, configure"
+        )
         return 0
     options = {}
     words = parse(sys.argv[1:], GLOBAL, options)
@@ -367,10 +428,15 @@ def main():
         else:
             show_list(options)
     except Failure as error:
-        print("nvidia-container-cli: %s" % error, file=sys.stderr)
+        print(f"nvidia-container-cli: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print("nvidia-container-cli: mount error: %s: %s" % (error.filename, (error.strerror or "").lower()), file=sys.stderr)
+        print(
+            "nvidia-container-cli: mount error: {}: {}".format(
+                error.filename, (error.strerror or "").lower()
+            ),
+            file=sys.stderr,
+        )
         return 1
     return 0
 

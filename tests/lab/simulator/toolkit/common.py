@@ -35,11 +35,13 @@ class Log:
         if sys.stderr.isatty():
             name = {"warning": "WARN", "error": "ERRO"}.get(level, level.upper())
             colour = {"warning": 33, "error": 31, "debug": 37}.get(level, 36)
-            line = "\x1b[%dm%s\x1b[0m[%04d] %-44s " % (colour, name, int(time.time() - STARTED), message)
+            line = f"\x1b[{colour}m{name}\x1b[0m[{int(time.time() - STARTED):04d}] {message:44} "
         else:
             zone = time.strftime("%z")
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S") + (zone[:3] + ":" + zone[3:] if zone != "+0000" else "Z")
-            line = "time=%s level=%s msg=%s" % (json.dumps(stamp), level, json.dumps(message))
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S") + (
+                zone[:3] + ":" + zone[3:] if zone != "+0000" else "Z"
+            )
+            line = f"time={json.dumps(stamp)} level={level} msg={json.dumps(message)}"
         print(line, file=sys.stderr, flush=True)
 
     @classmethod
@@ -65,7 +67,7 @@ class Failure(Exception):
 
 
 def version_text(name, *more):
-    return "\n".join(["%s version %s" % (name, VERSION), "commit: " + COMMIT, *more])
+    return "\n".join([f"{name} version {VERSION}", "commit: " + COMMIT, *more])
 
 
 # ---------------------------------------------------------------- config.toml
@@ -77,19 +79,33 @@ def default_ldconfig():
 
 def default_config():
     """Tables of the default configuration; the values of COMMENTED are written as comments."""
-    cdi = {"annotation-prefixes": ["cdi.k8s.io/"], "default-kind": "nvidia.com/gpu", "spec-dirs": list(CDI_DIRS)}
+    cdi = {
+        "annotation-prefixes": ["cdi.k8s.io/"],
+        "default-kind": "nvidia.com/gpu",
+        "spec-dirs": list(CDI_DIRS),
+    }
     tables = {
-        "": {"disable-require": False, "supported-driver-capabilities": "compat32,compute,display,graphics,ngx,utility,video"},
+        "": {
+            "disable-require": False,
+            "supported-driver-capabilities": "compat32,compute,display,graphics,ngx,utility,video",
+        },
         "nvidia-container-cli": {"environment": [], "ldconfig": default_ldconfig(), "load-kmods": True},
         "nvidia-container-runtime": {"log-level": "info", "mode": "auto", "runtimes": ["runc", "crun"]},
         "nvidia-container-runtime.modes.cdi": cdi,
-        "nvidia-container-runtime.modes.csv": {"mount-spec-path": "/etc/nvidia-container-runtime/host-files-for-container.d"},
+        "nvidia-container-runtime.modes.csv": {
+            "mount-spec-path": "/etc/nvidia-container-runtime/host-files-for-container.d"
+        },
         "nvidia-container-runtime.modes.legacy": {"cuda-compat-mode": "ldconfig"},
-        "nvidia-container-runtime-hook": {"path": "nvidia-container-runtime-hook", "skip-mode-detection": False},
+        "nvidia-container-runtime-hook": {
+            "path": "nvidia-container-runtime-hook",
+            "skip-mode-detection": False,
+        },
         "nvidia-ctk": {"path": "nvidia-ctk"},
     }
     if JIT_CDI:
-        tables["nvidia-container-runtime.modes.jit-cdi"] = {"load-kernel-modules": ["nvidia", "nvidia-uvm", "nvidia-modeset"]}
+        tables["nvidia-container-runtime.modes.jit-cdi"] = {
+            "load-kernel-modules": ["nvidia", "nvidia-uvm", "nvidia-modeset"]
+        }
     return tables
 
 
@@ -126,7 +142,7 @@ def parse_toml(text):
             continue
         key, sign, value = line.partition("=")
         if not sign:
-            raise Failure("(%d, 1): was expecting token =, but got EOF instead" % number)
+            raise Failure(f"({number}, 1): was expecting token =, but got EOF instead")
         value = value.strip()
         if value.startswith("[") and not value.rstrip().endswith("]"):
             pending = line
@@ -135,9 +151,11 @@ def parse_toml(text):
         if "." in name and not table:
             target, _, name = name.rpartition(".")
         try:
-            parsed = json.loads(re.sub(r",\s*\]", "]", value)) if not value.startswith("'") else value.strip("'")
+            parsed = (
+                json.loads(re.sub(r",\s*\]", "]", value)) if not value.startswith("'") else value.strip("'")
+            )
         except ValueError:
-            raise Failure("(%d, %d): invalid value %s" % (number, len(key) + 3, value)) from None
+            raise Failure(f"({number}, {len(key) + 3}): invalid value {value}") from None
         tables.setdefault(target, {})[name] = parsed
     return tables
 
@@ -154,11 +172,13 @@ def dump_toml(tables):
     lines = []
     for name in sorted(names):
         if name:
-            lines += ["", "[%s]" % name]
+            lines += ["", f"[{name}]"]
         values = tables.get(name, {})
         comments = {key: value for key, value in COMMENTED.get(name, {}).items() if key not in values}
         for key in sorted(set(values) | set(comments)):
-            lines.append("#%s = %s" % (key, text(comments[key])) if key in comments else "%s = %s" % (key, text(values[key])))
+            lines.append(
+                f"#{key} = {text(comments[key])}" if key in comments else f"{key} = {text(values[key])}"
+            )
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -215,7 +235,7 @@ class Nvml:
 
     def cuda_version(self):
         value = self.number("nvmlSystemGetCudaDriverVersion")
-        return "%d.%d" % (value // 1000, value % 100 // 10)
+        return f"{value // 1000}.{value % 100 // 10}"
 
     def gpus(self):
         found = []
@@ -233,10 +253,16 @@ class Nvml:
                     "name": self.text("nvmlDeviceGetName", handle),
                     "minor": self.number("nvmlDeviceGetMinorNumber", handle),
                     "busid": pci.raw[36:68].split(b"\0")[0].decode().lower(),
-                    "arch": "%d.%d" % (major.value, minor.value),
-                    "brand": {1: "Quadro", 2: "Tesla", 3: "NVS", 4: "GRID", 5: "GeForce", 6: "TITAN", 14: "Nvidia"}.get(
-                        self.number("nvmlDeviceGetBrand", handle), "Unknown"
-                    ),
+                    "arch": f"{major.value}.{minor.value}",
+                    "brand": {
+                        1: "Quadro",
+                        2: "Tesla",
+                        3: "NVS",
+                        4: "GRID",
+                        5: "GeForce",
+                        6: "TITAN",
+                        14: "Nvidia",
+                    }.get(self.number("nvmlDeviceGetBrand", handle), "Unknown"),
                 }
             )
         return found
@@ -256,7 +282,9 @@ IPC_SOCKETS = ["/run/nvidia-persistenced/socket", "/run/nvidia-fabricmanager/soc
 
 def ldcache():
     """Library name -> path, from the host's ldconfig cache."""
-    done = subprocess.run(["/sbin/ldconfig", "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    done = subprocess.run(
+        ["/sbin/ldconfig", "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    )
     entries = {}
     for match in re.finditer(r"^\s+(\S+) \([^)]*x86-64[^)]*\) => (\S+)$", done.stdout, re.MULTILINE):
         entries.setdefault(match.group(1), match.group(2))
@@ -328,7 +356,7 @@ def run_ldconfig(program, root, folders):
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise Failure("process %s failed with error code: %d" % (program, done.returncode))
+        raise Failure(f"process {program} failed with error code: {done.returncode}")
 
 
 # ---------------------------------------------------------------- CDI
@@ -337,7 +365,11 @@ MOUNT_OPTIONS = ["ro", "nosuid", "nodev"] + (["rbind", "rprivate"] if JIT_CDI el
 
 
 def cdi_hook(*arguments):
-    hook = {"hookName": "createContainer", "path": find_program("nvidia-cdi-hook") or "/usr/bin/nvidia-cdi-hook", "args": ["nvidia-cdi-hook", *arguments]}
+    hook = {
+        "hookName": "createContainer",
+        "path": find_program("nvidia-cdi-hook") or "/usr/bin/nvidia-cdi-hook",
+        "args": ["nvidia-cdi-hook", *arguments],
+    }
     if JIT_CDI:
         hook["env"] = ["NVIDIA_CTK_DEBUG=false"]
     return hook
@@ -351,43 +383,48 @@ def open_nvml():
 
 
 def device_edits(minors):
-    return {"deviceNodes": [{"path": "/dev/nvidia%d" % minor} for minor in minors]}
+    return {"deviceNodes": [{"path": f"/dev/nvidia{minor}"} for minor in minors]}
 
 
 def common_edits(version):
     nodes = []
     for path in ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl"):
         if os.path.exists(path):
-            Log.info("Selecting %s as %s" % (path, path))
+            Log.info(f"Selecting {path} as {path}")
             nodes.append({"path": path})
         else:
-            Log.warning("Could not locate %s: pattern %s not found" % (path, path))
+            Log.warning(f"Could not locate {path}: pattern {path} not found")
     mounts = []
     libraries = driver_libraries(version, COMPUTE_LIBRARIES + UTILITY_LIBRARIES)
     if not any(os.path.basename(path).startswith("libcuda.so.") for path in libraries):
         raise Failure(
             "failed to create edits common for entities: failed to create discoverer for common entities: failed to create discoverer "
             "for driver files: failed to create discoverer for driver libraries: failed to get libraries for driver version: failed to "
-            "locate libcuda.so.%s: pattern libcuda.so.%s not found\n64-bit library libcuda.so.%s: not found" % (version, version, version)
+            f"locate libcuda.so.{version}: pattern libcuda.so.{version} not found\n64-bit library libcuda.so.{version}: not found"
         )
     for path in sorted(libraries) + driver_binaries(UTILITY_BINARIES + COMPUTE_BINARIES):
-        Log.info("Selecting %s as %s" % (path, path))
+        Log.info(f"Selecting {path} as {path}")
         mounts.append({"hostPath": path, "containerPath": path, "options": MOUNT_OPTIONS})
     for path in IPC_SOCKETS:
         if os.path.exists(path):
-            Log.info("Selecting %s as %s" % (path, path))
+            Log.info(f"Selecting {path} as {path}")
             options = ["nosuid", "nodev"] + (["rbind", "rprivate"] if JIT_CDI else ["bind"]) + ["noexec"]
             mounts.append({"hostPath": path, "containerPath": path, "options": options})
         else:
-            Log.warning("Could not locate %s: pattern %s not found" % (path, path))
+            Log.warning(f"Could not locate {path}: pattern {path} not found")
     folders = sorted({os.path.dirname(path) for path in libraries})
-    hooks = [cdi_hook("create-symlinks", "--link", "libcuda.so.1::%s/libcuda.so" % folders[0])]
+    hooks = [cdi_hook("create-symlinks", "--link", f"libcuda.so.1::{folders[0]}/libcuda.so")]
     hooks.append(cdi_hook("enable-cuda-compat", "--host-driver-version=" + version))
     hooks.append(cdi_hook("update-ldcache", *[word for folder in folders for word in ("--folder", folder)]))
     if JIT_CDI:
         hooks.append(cdi_hook("disable-device-node-modification"))
     env = ["NVIDIA_CTK_LIBCUDA_DIR=" + folders[0]] if JIT_CDI else []
-    return {"env": [*env, "NVIDIA_VISIBLE_DEVICES=void"], "deviceNodes": nodes, "hooks": hooks, "mounts": mounts}
+    return {
+        "env": [*env, "NVIDIA_VISIBLE_DEVICES=void"],
+        "deviceNodes": nodes,
+        "hooks": hooks,
+        "mounts": mounts,
+    }
 
 
 def cdi_spec(vendor="nvidia.com", kind="gpu", strategies=("index", "uuid")):
@@ -398,19 +435,30 @@ def cdi_spec(vendor="nvidia.com", kind="gpu", strategies=("index", "uuid")):
         version = nvml.driver_version()
     except NvmlError as error:
         text = "failed to initialize NVML: %s" % (error if error.code != 12 else "ERROR_LIBRARY_NOT_FOUND")
-        raise Failure("failed to create device CDI specs: " + ("failed to construct device spec generators: " if JIT_CDI else "") + text) from None
+        raise Failure(
+            "failed to create device CDI specs: "
+            + ("failed to construct device spec generators: " if JIT_CDI else "")
+            + text
+        ) from None
     Log.info("Using driver version " + version)
     devices = []
     for gpu in gpus:
-        Log.info("Selecting /dev/nvidia%d as /dev/nvidia%d" % (gpu["minor"], gpu["minor"]))
+        Log.info(f"Selecting /dev/nvidia{gpu['minor']} as /dev/nvidia{gpu['minor']}")
         for strategy in strategies:
-            name = {"index": str(gpu["index"]), "uuid": gpu["uuid"], "type-index": "gpu%d" % gpu["index"]}[strategy]
+            name = {"index": str(gpu["index"]), "uuid": gpu["uuid"], "type-index": f"gpu{gpu['index']}"}[
+                strategy
+            ]
             devices.append({"name": name, "containerEdits": device_edits([gpu["minor"]])})
     if gpus:
         devices.append({"name": "all", "containerEdits": device_edits([gpu["minor"] for gpu in gpus])})
     else:
         Log.warning("No devices found")
-    return {"cdiVersion": "0.5.0", "kind": "%s/%s" % (vendor, kind), "devices": devices, "containerEdits": common_edits(version)}
+    return {
+        "cdiVersion": "0.5.0",
+        "kind": f"{vendor}/{kind}",
+        "devices": devices,
+        "containerEdits": common_edits(version),
+    }
 
 
 def to_yaml(value, indent=0):
@@ -430,19 +478,19 @@ def to_yaml(value, indent=0):
 
     for key, item in value.items():
         if isinstance(item, dict):
-            lines.append("%s%s:" % (pad, key))
+            lines.append(f"{pad}{key}:")
             lines += to_yaml(item, child)
         elif isinstance(item, list):
-            lines.append("%s%s:%s" % (pad, key, "" if item else " []"))
+            lines.append("{}{}:{}".format(pad, key, "" if item else " []"))
             for element in item:
                 if isinstance(element, dict):
                     nested = to_yaml(element, child + 2)
-                    lines.append("%s- %s" % (" " * child, nested[0].lstrip()))
+                    lines.append("{}- {}".format(" " * child, nested[0].lstrip()))
                     lines += nested[1:]
                 else:
-                    lines.append("%s- %s" % (" " * child, scalar(element)))
+                    lines.append("{}- {}".format(" " * child, scalar(element)))
         else:
-            lines.append("%s%s: %s" % (pad, key, scalar(item)))
+            lines.append(f"{pad}{key}: {scalar(item)}")
     return lines
 
 
@@ -481,7 +529,8 @@ def parse_cdi(text):
             if rest.strip():
                 result[key], start = value_of(rest), start + 1
             elif start + 1 < len(rows) and (
-                rows[start + 1][0] > depth or (rows[start + 1][0] == depth and rows[start + 1][1].startswith("- "))
+                rows[start + 1][0] > depth
+                or (rows[start + 1][0] == depth and rows[start + 1][1].startswith("- "))
             ):
                 result[key], start = block(start + 1, rows[start + 1][0])
             else:
@@ -503,9 +552,12 @@ def load_cdi(directories):
                 with open(path, encoding="utf-8") as stream:
                     spec = parse_cdi(stream.read())
                 for device in spec["devices"]:
-                    devices["%s=%s" % (spec["kind"], device["name"])] = (spec, device.get("containerEdits") or {})
+                    devices["{}={}".format(spec["kind"], device["name"])] = (
+                        spec,
+                        device.get("containerEdits") or {},
+                    )
             except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-                errors[path] = "failed to load CDI Spec %s: %s" % (path, error)
+                errors[path] = f"failed to load CDI Spec {path}: {error}"
     return devices, errors
 
 
@@ -523,13 +575,30 @@ def apply_edits(config, edits):
         major, minor = os.major(info.st_rdev), os.minor(info.st_rdev)
         devices = linux.setdefault("devices", []) or linux.update(devices=[]) or linux["devices"]
         devices[:] = [old for old in devices if old["path"] != node["path"]]
-        devices.append({"path": node["path"], "type": "c", "major": major, "minor": minor, "fileMode": info.st_mode & 0o777, "uid": 0, "gid": 0})
+        devices.append(
+            {
+                "path": node["path"],
+                "type": "c",
+                "major": major,
+                "minor": minor,
+                "fileMode": info.st_mode & 0o777,
+                "uid": 0,
+                "gid": 0,
+            }
+        )
         rules = linux.setdefault("resources", {}).setdefault("devices", [])
         rules.append({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"})
     mounts = config.setdefault("mounts", [])
     for mount in edits.get("mounts") or []:
         mounts[:] = [old for old in mounts if old["destination"] != mount["containerPath"]]
-        mounts.append({"destination": mount["containerPath"], "type": "bind", "source": mount["hostPath"], "options": list(mount.get("options") or [])})
+        mounts.append(
+            {
+                "destination": mount["containerPath"],
+                "type": "bind",
+                "source": mount["hostPath"],
+                "options": list(mount.get("options") or []),
+            }
+        )
     for hook in edits.get("hooks") or []:
         item = {"path": hook["path"], "args": list(hook.get("args") or [])}
         if hook.get("env"):
@@ -559,11 +628,15 @@ def visible_devices(env):
 def requirements_of(env, disabled=False):
     if disabled or env.get("NVIDIA_DISABLE_REQUIRE", "").lower() in ("1", "t", "true"):
         return []
-    found = [value for name, value in env.items() if name.startswith("NVIDIA_REQUIRE_") and not name.startswith("NVIDIA_REQUIRE_JETPACK")]
+    found = [
+        value
+        for name, value in env.items()
+        if name.startswith("NVIDIA_REQUIRE_") and not name.startswith("NVIDIA_REQUIRE_JETPACK")
+    ]
     if env.get("CUDA_VERSION") and not env.get("NVIDIA_REQUIRE_CUDA"):
         match = re.match(r"v?(\d+)\.(\d+)", env["CUDA_VERSION"])
         if match:
-            found.append("cuda>=%s.%s" % match.groups())
+            found.append("cuda>={}.{}".format(*match.groups()))
     return found
 
 

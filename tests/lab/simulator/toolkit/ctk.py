@@ -1,6 +1,27 @@
 """SIMULATED nvidia-ctk."""
 
-from .common import *  # noqa: F403
+import json
+import os
+import subprocess
+import sys
+
+from .common import (
+    CDI_DIRS,
+    COMMENTED,
+    COMMIT,
+    CONFIG_FILE,
+    JIT_CDI,
+    VERSION,
+    Failure,
+    Log,
+    cdi_spec,
+    default_config,
+    dump_toml,
+    load_cdi,
+    load_tables,
+    to_yaml,
+    version_text,
+)
 
 
 class Usage(Failure):
@@ -14,7 +35,11 @@ def parse_flags(words, strings=(), switches=(), aliases=None, env=None):
     values.update(dict.fromkeys(switches, False))
     for name, variable in (env or {}).items():
         if os.environ.get(variable):
-            values[name] = [os.environ[variable]] if name in strings else os.environ[variable].lower() in ("1", "t", "true")
+            values[name] = (
+                [os.environ[variable]]
+                if name in strings
+                else os.environ[variable].lower() in ("1", "t", "true")
+            )
     given, rest, words = set(), [], list(words)
     while words:
         word = words.pop(0)
@@ -59,11 +84,11 @@ def runtime_configure(words):
     )  # fmt: skip
     runtime = last(values, "runtime", "docker")
     if runtime not in ("docker", "containerd", "crio"):
-        raise Failure("unrecognized runtime '%s'" % runtime)
+        raise Failure(f"unrecognized runtime '{runtime}'")
     if runtime != "docker":
-        raise Failure("runtime %s is not part of this SIMULATED nvidia-ctk: only docker" % runtime)
+        raise Failure(f"runtime {runtime} is not part of this SIMULATED nvidia-ctk: only docker")
     path = last(values, "config") or "/etc/docker/daemon.json"
-    Log.info(("Loading config from %s" if JIT_CDI else "Loading config from %s") % path)
+    Log.info(f"Loading config from {path}")
     config = {}
     try:
         with open(path, encoding="utf-8") as stream:
@@ -71,7 +96,7 @@ def runtime_configure(words):
     except FileNotFoundError:
         Log.info("Config file does not exist; using empty config")
     except OSError as error:
-        raise Failure("unable to load config for runtime docker: unable to read config: %s" % error) from None
+        raise Failure(f"unable to load config for runtime docker: unable to read config: {error}") from None
     else:
         try:
             # As Go's decoder: the first JSON value of the file, whatever follows it.
@@ -79,8 +104,14 @@ def runtime_configure(words):
         except ValueError:
             config = None
         if not isinstance(config, dict):
-            kind = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}.get(type(config))
-            reason = "json: cannot unmarshal %s into Go value of type docker.Config" % kind if kind else go_json_error(text)
+            kind = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}.get(
+                type(config)
+            )
+            reason = (
+                f"json: cannot unmarshal {kind} into Go value of type docker.Config"
+                if kind
+                else go_json_error(text)
+            )
             raise Failure("unable to load config for runtime docker: " + reason)
     runtimes = config.get("runtimes")
     if not isinstance(runtimes, dict):
@@ -119,7 +150,7 @@ def go_json_error(text):
         at = getattr(error, "pos", 0)
         if at >= len(text.rstrip()):
             return "unexpected EOF"
-        return "invalid character %r looking for beginning of value" % text[at]
+        return f"invalid character {text[at]!r} looking for beginning of value"
     return "unexpected end of JSON input"
 
 
@@ -154,18 +185,24 @@ def cdi_generate(words):
     try:
         spec = cdi_spec(last(values, "vendor", "nvidia.com"), last(values, "class", "gpu"), strategies)
     except Failure as error:
-        raise Failure("failed to generate CDI spec: %s" % error) from None
+        raise Failure(f"failed to generate CDI spec: {error}") from None
     disabled = {name for value in values["disable-hook"] for name in value.split(",")}
     spec["containerEdits"]["hooks"] = [
-        hook for hook in spec["containerEdits"]["hooks"] if "all" not in disabled and hook["args"][1] not in disabled
+        hook
+        for hook in spec["containerEdits"]["hooks"]
+        if "all" not in disabled and hook["args"][1] not in disabled
     ]
     Log.info("Generated CDI spec with version " + spec["cdiVersion"])
-    text = json.dumps(spec, separators=(",", ":")) if form == "json" else "---\n" + "\n".join(to_yaml(spec)) + "\n"
+    text = (
+        json.dumps(spec, separators=(",", ":"))
+        if form == "json"
+        else "---\n" + "\n".join(to_yaml(spec)) + "\n"
+    )
     if not output:
         sys.stdout.write(text)
         return
     os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-    temporary = "%s.%d.tmp" % (output, os.getpid())
+    temporary = f"{output}.{os.getpid()}.tmp"
     with open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)
     os.chmod(temporary, 0o644)
@@ -179,8 +216,8 @@ def cdi_list(words):
     if errors:
         Log.warning("The following registry errors were reported:")
         for path, error in errors.items():
-            Log.warning("%s: [%s]" % (path, error))
-    Log.info("Found %d CDI devices" % len(devices))
+            Log.warning(f"{path}: [{error}]")
+    Log.info(f"Found {len(devices)} CDI devices")
     for name in sorted(devices):
         print(name)
 
@@ -200,14 +237,16 @@ def config_command(words):
         table, _, name = key.rpartition(".")
         known = {**COMMENTED.get(table, {}), **default_config().get(table, {})}
         if name not in known and table != "features":
-            raise Failure('invalid --set option %s: invalid config option: undefined field: "%s"' % (item, name))
+            raise Failure(f'invalid --set option {item}: invalid config option: undefined field: "{name}"')
         sample = known.get(name, False)
         if isinstance(sample, bool):
             if sign and value.lower() not in ("true", "false", "1", "0", "t", "f"):
-                raise Failure("invalid --set option %s: invalid format: strconv.ParseBool: parsing %s: invalid syntax" % (item, json.dumps(value)))
+                raise Failure(
+                    f"invalid --set option {item}: invalid format: strconv.ParseBool: parsing {json.dumps(value)}: invalid syntax"
+                )
             parsed = not sign or value.lower() in ("true", "1", "t")
         elif not sign:
-            raise Failure("invalid --set option %s: invalid format: expected key=value; got %s" % (item, item))
+            raise Failure(f"invalid --set option {item}: invalid format: expected key=value; got {item}")
         else:
             parsed = value.split(",") if isinstance(sample, list) else value
         tables.setdefault(table, {})[name] = parsed
@@ -280,7 +319,7 @@ def main():
                 command(words[length:])
             except Usage as error:
                 if str(error) != "help":
-                    print("Incorrect Usage: %s\n" % error, file=sys.stderr)
+                    print(f"Incorrect Usage: {error}\n", file=sys.stderr)
                     Log.error(str(error))
                     return 1
                 print(HELP % (VERSION, COMMIT))

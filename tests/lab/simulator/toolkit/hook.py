@@ -1,13 +1,28 @@
 """SIMULATED nvidia-container-runtime-hook: the prestart hook behind `docker run --gpus` (Docker up to 29.1) and the
 runtime's legacy mode. It reads what the container asks for and calls nvidia-container-cli."""
 
-from .common import *  # noqa: F403
+import os
+import sys
+
+from .common import (
+    CONFIG_FILE,
+    Failure,
+    container_state,
+    environment_of,
+    find_program,
+    load_tables,
+    requirements_of,
+    version_text,
+    visible_devices,
+)
 
 SUPPORTED = ["compat32", "compute", "display", "graphics", "ngx", "utility", "video"]
 
 
 def capabilities(env, allowed):
-    supported = [name for name in SUPPORTED if name in (SUPPORTED if allowed == "all" else allowed.split(","))]
+    supported = [
+        name for name in SUPPORTED if name in (SUPPORTED if allowed == "all" else allowed.split(","))
+    ]
     legacy_image = bool(env.get("CUDA_VERSION")) and not env.get("NVIDIA_REQUIRE_CUDA")
     value = env.get("NVIDIA_DRIVER_CAPABILITIES")
     if value is None and legacy_image:
@@ -19,7 +34,9 @@ def capabilities(env, allowed):
         return supported
     chosen = [name for name in supported if name in wanted]
     if len(chosen) != len(set(wanted)):
-        raise Failure("unsupported capabilities found in '%s' (allowed '%s')" % (",".join(wanted), ",".join(chosen)))
+        raise Failure(
+            "unsupported capabilities found in '{}' (allowed '{}')".format(",".join(wanted), ",".join(chosen))
+        )
     return chosen
 
 
@@ -31,7 +48,11 @@ def prestart(config_path):
     devices = visible_devices(env)
     if top.get("accept-nvidia-visible-devices-as-volume-mounts"):
         base = "/var/run/nvidia-container-devices/"
-        mounted = [mount["destination"][len(base):] for mount in config.get("mounts") or [] if mount["destination"].startswith(base)]
+        mounted = [
+            mount["destination"][len(base) :]
+            for mount in config.get("mounts") or []
+            if mount["destination"].startswith(base)
+        ]
         devices = mounted or devices
     if devices is None:
         return
@@ -39,19 +60,32 @@ def prestart(config_path):
     privileged = "CAP_SYS_ADMIN" in caps
     accept = top.get("accept-nvidia-visible-devices-envvar-when-unprivileged", True)
     if not privileged and not accept:
-        print("Ignoring devices specified in NVIDIA_VISIBLE_DEVICES (privileged=false, accept-nvidia-visible-devices-envvar-when-unprivileged=false) ", file=sys.stderr)
+        print(
+            "Ignoring devices specified in NVIDIA_VISIBLE_DEVICES (privileged=false, accept-nvidia-visible-devices-envvar-when-unprivileged=false) ",
+            file=sys.stderr,
+        )
         return
     mode = tables["nvidia-container-runtime"]["mode"]
-    if not tables["nvidia-container-runtime-hook"].get("skip-mode-detection") and mode not in ("auto", "legacy"):
+    if not tables["nvidia-container-runtime-hook"].get("skip-mode-detection") and mode not in (
+        "auto",
+        "legacy",
+    ):
         raise Failure(
             "invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) is not supported. "
             "Please use the NVIDIA Container Runtime (e.g. specify the --runtime=nvidia flag) instead."
         )
     program = cli.get("path") or find_program("nvidia-container-cli")
     if not program:
-        raise Failure("couldn't find binary nvidia-container-cli in PATH: exec: \"nvidia-container-cli\": executable file not found in $PATH")
+        raise Failure(
+            'couldn\'t find binary nvidia-container-cli in PATH: exec: "nvidia-container-cli": executable file not found in $PATH'
+        )
     arguments = [program]
-    for key, flag in (("root", "--root="), ("debug", "--debug="), ("ldcache", "--ldcache="), ("user", "--user=")):
+    for key, flag in (
+        ("root", "--root="),
+        ("debug", "--debug="),
+        ("ldcache", "--ldcache="),
+        ("user", "--user="),
+    ):
         if cli.get(key):
             arguments.append(flag + cli[key])
     if cli.get("load-kmods"):
@@ -64,7 +98,7 @@ def prestart(config_path):
     arguments.append("--device=" + ",".join(devices))
     arguments += ["--" + name for name in capabilities(env, top["supported-driver-capabilities"])]
     arguments += ["--require=" + text for text in requirements_of(env, top.get("disable-require", False))]
-    arguments += ["--pid=%d" % state["pid"], root]
+    arguments += [f"--pid={state['pid']}", root]
     environment = dict(os.environ)
     environment.update(item.partition("=")[::2] for item in cli.get("environment") or [])
     os.execve(program, arguments, environment)

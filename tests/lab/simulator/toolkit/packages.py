@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-COMMITS = {"1.17.8": "f202b80a9b9d0db00d9b1d73c0128c8962c55f4d", "1.18.2": "9e88ed39710fd94c7e49fbb26d96492c45e574fb"}
-CLI_COMMITS = {"1.17.8": "6eda4d76c8c5f8fc174e4abca83e513fb4dd63b0", "1.18.2": "9e88ed39710fd94c7e49fbb26d96492c45e574fb"}
+COMMITS = {
+    "1.17.8": "f202b80a9b9d0db00d9b1d73c0128c8962c55f4d",
+    "1.18.2": "9e88ed39710fd94c7e49fbb26d96492c45e574fb",
+}
+CLI_COMMITS = {
+    "1.17.8": "6eda4d76c8c5f8fc174e4abca83e513fb4dd63b0",
+    "1.18.2": "9e88ed39710fd94c7e49fbb26d96492c45e574fb",
+}
 
 BASE_POSTINST = """#!/bin/sh
 set -e
@@ -78,7 +84,9 @@ esac
 def program(name: str, version: str, commit: str) -> bytes:
     """One self-contained script: the shared part, then the program."""
     common = (HERE / "common.py").read_text().replace("@VERSION@", version).replace("@COMMIT@", commit)
-    own = re.sub(r"^from \.common import .*\n", "", (HERE / f"{name}.py").read_text(), flags=re.MULTILINE)
+    own = re.sub(
+        r"^from \.common import \([^)]*\)\n", "", (HERE / f"{name}.py").read_text(), flags=re.MULTILINE
+    )
     return f"#!/usr/bin/python3 -IS\n{common}\n\n{own}".encode()
 
 
@@ -88,7 +96,13 @@ def build(upstream: str, deb: Any) -> list[Any]:
     commit = COMMITS[upstream]
     refresh = tuple(int(part) for part in upstream.split(".")[:2]) >= (1, 18)
 
-    library = deb("libnvidia-container1", version, "NVIDIA container runtime library", section="utils", fields={"Multi-Arch": "same"})
+    library = deb(
+        "libnvidia-container1",
+        version,
+        "NVIDIA container runtime library",
+        section="utils",
+        fields={"Multi-Arch": "same"},
+    )
 
     tools = deb(
         "libnvidia-container-tools", version, "NVIDIA container runtime library (command-line tools)", section="utils",
@@ -115,7 +129,10 @@ if [ "$1" = purge ]; then rm -rf /etc/nvidia-container-runtime; fi
     if refresh:
         base.add("/etc/systemd/system/nvidia-cdi-refresh.service", REFRESH_SERVICE)
         base.add("/etc/systemd/system/nvidia-cdi-refresh.path", REFRESH_PATH)
-        base.add("/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env", "# NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=/var/run/cdi/nvidia.yaml\n")
+        base.add(
+            "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env",
+            "# NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=/var/run/cdi/nvidia.yaml\n",
+        )
         base.conffiles = [
             "/etc/systemd/system/nvidia-cdi-refresh.service", "/etc/systemd/system/nvidia-cdi-refresh.path",
             "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env",

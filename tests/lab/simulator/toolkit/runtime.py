@@ -1,6 +1,25 @@
 """SIMULATED nvidia-container-runtime: an OCI runtime that edits a GPU container's configuration and hands over to runc."""
 
-from .common import *  # noqa: F403
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+from .common import (
+    JIT_CDI,
+    Failure,
+    Log,
+    apply_edits,
+    cdi_spec,
+    environment_of,
+    find_program,
+    load_cdi,
+    load_tables,
+    version_text,
+    visible_devices,
+)
 
 
 def low_level(tables):
@@ -9,7 +28,11 @@ def low_level(tables):
         path = find_program(name)
         if path:
             return path
-    raise Failure("error constructing low-level runtime: error locating runtime: no runtime binary found from candidate list: [%s]" % " ".join(names))
+    raise Failure(
+        "error constructing low-level runtime: error locating runtime: no runtime binary found from candidate list: [{}]".format(
+            " ".join(names)
+        )
+    )
 
 
 def option(arguments, *names):
@@ -44,7 +67,7 @@ def write_log(arguments, message):
         if option(arguments, "--log-format") == "json":
             stream.write(json.dumps({"level": "error", "msg": message, "time": stamp}) + "\n")
         else:
-            stream.write('time="%s" level=error msg=%s\n' % (stamp, json.dumps(message)))
+            stream.write(f'time="{stamp}" level=error msg={json.dumps(message)}\n')
 
 
 def qualified(name):
@@ -61,7 +84,10 @@ def remove_nvidia_hook(config):
 
 
 def legacy(config, tables):
-    hook = find_program(tables["nvidia-container-runtime-hook"]["path"]) or "/usr/bin/nvidia-container-runtime-hook"
+    hook = (
+        find_program(tables["nvidia-container-runtime-hook"]["path"])
+        or "/usr/bin/nvidia-container-runtime-hook"
+    )
     prestart = config.setdefault("hooks", {}).setdefault("prestart", None) or []
     names = ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
     if not any(os.path.basename(item.get("path", "")) in names for item in prestart):
@@ -74,7 +100,7 @@ def from_specs(config, tables, devices):
     missing = [name for name in devices if name not in available]
     if missing:
         for path, error in errors.items():
-            Log.warning("%s: %s" % (path, error))
+            Log.warning(f"{path}: {error}")
         raise Failure("failed to inject CDI devices: unresolvable CDI devices " + ", ".join(missing))
     remove_nvidia_hook(config)
     done = []
@@ -88,16 +114,26 @@ def from_specs(config, tables, devices):
 
 def just_in_time(config, tables, devices):
     for module in tables.get("nvidia-container-runtime.modes.jit-cdi", {}).get("load-kernel-modules", []):
-        subprocess.run(["/sbin/modprobe", "-q", module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            ["/sbin/modprobe", "-q", module],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
     try:
         spec = cdi_spec("runtime.nvidia.com", "gpu")
     except Failure as error:
-        raise Failure("failed to construct OCI spec modifier: failed to generate automatic CDI spec: " + str(error)) from None
+        raise Failure(
+            "failed to construct OCI spec modifier: failed to generate automatic CDI spec: " + str(error)
+        ) from None
     known = {device["name"]: device["containerEdits"] for device in spec["devices"]}
     wanted = [name.partition("=")[2] or name for name in devices]
     for name in wanted:
         if name not in known and name != "none":
-            raise Failure("failed to construct OCI spec modifier: failed to generate automatic CDI spec: failed to construct device spec generators: unsupported device id: " + name)
+            raise Failure(
+                "failed to construct OCI spec modifier: failed to generate automatic CDI spec: failed to construct device spec generators: unsupported device id: "
+                + name
+            )
     remove_nvidia_hook(config)
     apply_edits(config, spec["containerEdits"])
     for name in wanted:
@@ -128,7 +164,7 @@ def modify(bundle, tables):
         if mode == "jit-cdi":
             just_in_time(config, tables, devices)
         else:
-            from_specs(config, tables, [name if qualified(name) else "%s=%s" % (kind, name) for name in devices])
+            from_specs(config, tables, [name if qualified(name) else f"{kind}={name}" for name in devices])
     else:
         raise Failure("invalid runtime mode: " + mode)
     with open(path, "w", encoding="utf-8") as stream:
@@ -145,9 +181,9 @@ def main():
         runtime = low_level(tables)
         if subcommand(arguments) == "create":
             modify(option(arguments, "--bundle", "-b") or ".", tables)
-        os.execv(runtime, [os.path.basename(runtime)] + arguments)
+        os.execv(runtime, [os.path.basename(runtime), *arguments])
     except (Failure, OSError, ValueError) as error:
-        message = "failed to create NVIDIA Container Runtime: %s" % error
+        message = f"failed to create NVIDIA Container Runtime: {error}"
         write_log(arguments, message)
         Log.error(message)
     return 1
