@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 
+from gpuready.wishes import DEFAULT_WISHES
+
 KERNEL = "5.15.0-157-generic"
 DRIVER = "580.95.05-0ubuntu0.22.04.2"
 UPSTREAM = "580.95.05"
@@ -188,6 +190,7 @@ def with_source() -> dict:
             "suites": ["/"],
             "components": [],
             "signed_by": "/usr/share/keyrings/nvidia-container-toolkit.gpg",
+            "fingerprints": DEFAULT_WISHES["nvidia_container_toolkit_repo_key_fingerprint"],
         }
     )
     seen["apt"]["candidates"].update(_candidates(TOOLKIT_PACKAGES, "1.17.8-1"))
