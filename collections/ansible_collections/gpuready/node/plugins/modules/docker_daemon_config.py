@@ -11,9 +11,10 @@ version_added: "0.1.0"
 description:
   - Merges O(config) into C(daemon.json), or takes it out again, and keeps everything else that is in the
     file.
-  - The new file is checked before it goes live, by C(dockerd --validate) where this dockerd has it (Docker
-    23 and newer) and by the shape of dockerd's usual keys otherwise; it is written atomically, with the
-    owner, the mode, the order of keys and the indentation that the file had.
+  - The new file is checked before it goes live, by the shape of dockerd's usual keys and by dockerd itself,
+    together with the flags that it runs with (C(dockerd --validate) from Docker 23 on; an older one is
+    started as nobody, who gets no further than the configuration). It is written atomically, with the owner,
+    the mode, the order of keys and the indentation that the file had.
   - dockerd takes the change over by a reload (SIGHUP) where that is enough, which no container notices, and
     by a restart otherwise. If dockerd does not come back, the file is restored byte for byte, dockerd is
     started with it again, and the module fails with dockerd's own last log lines.
@@ -176,7 +177,7 @@ added:
   sample: {"runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
 validated_by:
   description:
-    - What checked the new file, C(dockerd --validate) or its structure. Null when it did not change.
+    - What checked the new file, V(dockerd), or V(structure) where that cannot. Null when nothing changed.
   returned: success
   type: str
   sample: dockerd
@@ -223,6 +224,7 @@ from ansible_collections.gpuready.node.plugins.module_utils import daemon_config
 RELOAD_SECONDS = 5.0
 POLL_SECONDS = 0.2
 JOURNAL_LINES = 20
+NOBODY = 65534
 
 
 class _Socket(http.client.HTTPConnection):
@@ -321,26 +323,72 @@ class Dockerd:
         return time.time() - (time.monotonic() - microseconds / 1e6)
 
     def journal(self, since: float) -> list[str]:
+        """What dockerd said since then: its complaints if it has any, else its last lines."""
         journalctl = self.module.get_bin_path("journalctl")
         if not journalctl:
             return []
         _code, out, _err = self.module.run_command(
             [journalctl, "--unit", self.unit, "--since", f"@{int(since)}", "--output", "cat", "--no-pager"]
         )
-        lines = [line for line in out.splitlines() if line.strip()]
-        # dockerd's own words first; systemd repeats itself while it retries.
-        own = [line for line in lines if "level=" in line or line.startswith(("failed to", "unable to"))]
-        return (own or lines)[-JOURNAL_LINES:]
+        # systemd tries several times, and dockerd says the same every time.
+        lines = list(dict.fromkeys(line.strip() for line in out.splitlines() if line.strip()))
+        complaints = [
+            line
+            for line in lines
+            if "level=error" in line or "level=fatal" in line or line.startswith(("unable to", "failed to"))
+        ]
+        return (complaints or lines)[-JOURNAL_LINES:]
 
-    def validate(self, path: str, shown: str) -> tuple[bool, str]:
-        """Whether this dockerd can check a file, and what it found ("" when nothing)."""
+    def flags(self) -> list[str]:
+        """The running dockerd's own arguments; a key must not be set there and in the file."""
+        pid = self.show().get("MainPID", "0")
+        try:
+            with open(f"/proc/{int(pid)}/cmdline", encoding="utf-8", errors="replace") as handle:
+                words = [word for word in handle.read().split("\0") if word][1:]
+        except (OSError, ValueError):
+            return []
+        flags: list[str] = []
+        skip = False
+        for word in words:
+            if not skip and word != "--config-file" and not word.startswith("--config-file="):
+                flags.append(word)
+            skip = word == "--config-file"
+        return flags
+
+    def validate(self, data: bytes, shown: str) -> tuple[bool, str]:
+        """Whether this dockerd could judge a file before it is live, and what it has against it.
+
+        Docker 23 and newer have --validate. An older one reads its whole configuration before it notices that
+        it is not root and gives up, so as nobody it can be asked safely as well.
+        """
         if not self.program:
             return False, ""
         _code, out, err = self.module.run_command([self.program, "--help"])
-        if "--validate" not in out + err:
-            return False, ""
-        code, out, err = self.module.run_command([self.program, "--validate", "--config-file", path])
-        return True, "" if code == 0 else (err or out).strip().replace(path, shown)
+        folder = tempfile.mkdtemp(prefix="gpuready-")
+        try:
+            path = os.path.join(folder, "daemon.json")
+            with open(path, "wb") as handle:
+                handle.write(data)
+            command = [self.program, *self.flags(), "--config-file", path]
+            if "--validate" in out + err:
+                command.append("--validate")
+            else:
+                setpriv = self.module.get_bin_path("setpriv")
+                if not setpriv or os.geteuid() != 0:
+                    return False, ""
+                for own in (path, folder):
+                    os.chown(own, NOBODY, NOBODY)
+                command = [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
+            code, out, err = self.module.run_command(["timeout", "20", *command])
+        finally:
+            shutil.rmtree(folder)
+        said = [line.replace(path, shown) for line in (err or out).splitlines() if line.strip()]
+        against = [line for line in said if line.startswith("unable to configure")]
+        if against:
+            return True, against[-1]
+        if "--validate" in command and code != 0:
+            return True, said[-1] if said else f"dockerd --validate ended with {code}"
+        return code == 0 or any("needs to be started with root" in line for line in said), ""
 
 
 class ConfigFile:
@@ -441,15 +489,7 @@ def check(
             msg=f"dockerd would not start with {file.shown} as wanted: {'; '.join(found)}. "
             "Nothing was changed."
         )
-    # Outside dockerd's folder, so that check mode leaves no trace in it.
-    folder = tempfile.mkdtemp(dir=module.tmpdir)
-    try:
-        path = os.path.join(folder, "daemon.json")
-        with open(path, "wb") as handle:
-            handle.write(data)
-        asked, complaint = dockerd.validate(path, file.shown)
-    finally:
-        shutil.rmtree(folder)
+    asked, complaint = dockerd.validate(data, file.shown)
     if complaint:
         module.fail_json(msg=f"dockerd refuses {file.shown} as wanted: {complaint}. Nothing was changed.")
     return "dockerd" if asked else "structure"
@@ -518,27 +558,30 @@ def take_over(
         result["restarted"] = True
         return
     journal = dockerd.journal(since)
-    said = " | ".join(journal[-3:]) or "nothing (its journal is empty)"
-    failed = {"journal": journal, "backup_file": result["backup_file"], "restarted": True}
-    seconds = module.params["restart_timeout_seconds"]
+    said = " | ".join(journal[-2:]) or "nothing (its journal is empty)"
+    failed = {"journal": journal, "restarted": True}
     if not written:
         module.fail_json(
-            msg=f"dockerd does not come up within {seconds} s; {file.shown} was not changed by this call. "
-            f"dockerd said: {said}",
+            msg=f"dockerd does not come up; {file.shown} was not changed by this call. dockerd said: {said}",
             rolled_back=False,
+            backup_file=None,
             **failed,
         )
     file.restore()
     back = dockerd.restart() is not None
+    if back and result["backup_file"]:
+        # The file is as it was; the copy of it tells nothing more.
+        os.unlink(result["backup_file"])
+        result["backup_file"] = None
     now = (
         "The old file is back and dockerd runs with it."
         if back
         else "The old file is back, but dockerd does not answer with it either."
     )
     module.fail_json(
-        msg=f"dockerd did not come back with the new {file.shown} within {seconds} s. {now} "
-        f"dockerd said: {said}",
+        msg=f"dockerd did not come back with the new {file.shown}. {now} dockerd said: {said}",
         rolled_back=back,
+        backup_file=result["backup_file"],
         **failed,
     )
 
