@@ -156,7 +156,6 @@ class DockerFacts:
     gpus_uses_cdi_since: str
     distro_packages: Tuple[str, ...]
     docker_ce_packages: Tuple[str, ...]
-    docker_ce_repo: str
 
 
 @dataclass(frozen=True)
@@ -348,15 +347,15 @@ def _package_source(name: str, row: _Row) -> PackageSource:
         families.append(Family(family.text("family"), family.text("suffix")))
         family.provenance()
         family.done()
-    offers: Dict[str, Mapping[str, Tuple[int, ...]]] = {}
+    offers: Dict[str, Dict[str, Tuple[int, ...]]] = {}
     for offer in row.rows("offers", "release"):
-        release, listed = offer.text("release"), offer.get("families", dict)
-        for family_name, numbers in listed.items():
+        of_release = offers.setdefault(offer.text("release"), {})
+        for family_name, numbers in offer.get("families", dict).items():
             if family_name not in [family.family for family in families]:
                 raise offer.fail("families", "%r is no family of this source" % family_name)
             if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
                 raise offer.fail("families", "%s must be a list of branch numbers" % family_name)
-        _unique(offers, release, MappingProxyType({k: tuple(v) for k, v in listed.items()}), offer, "release")
+            of_release[family_name] = tuple(sorted({*of_release.get(family_name, ()), *numbers}))
         offer.provenance()
         offer.done()
     precompiled, dkms = row.sub("precompiled"), row.sub("dkms")
@@ -378,7 +377,7 @@ def _package_source(name: str, row: _Row) -> PackageSource:
         metapackages=row.texts("metapackages"),
         nvswitch=row.text("nvswitch"),
         closure=row.texts("closure"),
-        offers=MappingProxyType(offers),
+        offers=MappingProxyType({k: MappingProxyType(v) for k, v in offers.items()}),
     )
     for part in (precompiled, dkms, row):
         part.done()
@@ -513,7 +512,6 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     docker_facts = DockerFacts(
         distro_packages=docker.texts("distro_packages"),
         docker_ce_packages=docker.texts("docker_ce_packages"),
-        docker_ce_repo=docker.text("docker_ce_repo"),
         **since,
     )
     runtime_row = toolkit.sub("runtime")

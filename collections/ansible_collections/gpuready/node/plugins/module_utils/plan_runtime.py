@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import daemon_config, driver_options
+from . import aptsources, daemon_config, driver_options
 from .draft import Draft, gpu_containers, listing, lists_are_old
 from .requirements import dig
 from .versions import at_least, matches, newest, upstream
@@ -58,20 +59,12 @@ def _docker_version(work: Draft) -> Tuple[Optional[str], str]:
     candidate = driver_options.candidate_of(work.observed, name)
     if candidate:
         return upstream(candidate), "apt's candidate"
-    return (
-        (docker.get("version"), "installed")
-        if docker.get("version")
-        else (None, "not known before apt has lists")
-    )
+    return docker.get("version"), "not known before apt has lists"
 
 
 def docker_packages(work: Draft) -> Tuple[str, ...]:
-    facts = work.catalog.docker
-    return (
-        facts.docker_ce_packages
-        if work.wishes["docker_engine_source"] == "docker_ce"
-        else facts.distro_packages
-    )
+    facts, source = work.catalog.docker, work.wishes["docker_engine_source"]
+    return facts.docker_ce_packages if source == "docker_ce" else facts.distro_packages
 
 
 def _exact(work: Draft, name: str, wish: str) -> Optional[str]:
@@ -109,13 +102,15 @@ def _plan_docker(work: Draft, docker: Mapping[str, Any]) -> None:
         )
         return
     if source == "docker_ce":
-        wanted = wishes["docker_engine_repo_url"]
-        if not _sources_of(work, wanted):
+        faults = _source_faults(
+            work, wishes["docker_engine_repo_url"], wishes["docker_engine_repo_key_fingerprint"]
+        )
+        if faults:
             work.act(
                 "docker.source",
-                "add Docker's own apt source",
+                "add Docker's own apt source, with its key pinned",
                 "docker_engine_source is docker_ce",
-                ["no enabled apt source of %s with a keyring of its own" % wanted],
+                faults,
             )
         if package and package not in names:
             work.refuse(
@@ -141,9 +136,7 @@ def _plan_docker(work: Draft, docker: Mapping[str, Any]) -> None:
         candidate = driver_options.candidate_of(work.observed, names[0])
         work.act(
             "docker.install",
-            "install %s%s" % (" ".join(names), " " + (wish or candidate or ""))
-            if (wish or candidate)
-            else "install %s" % " ".join(names),
+            "install %s" % " ".join([*names, wish or candidate or ""]).rstrip(),
             "Docker is not installed",
             ["no dockerd was found"],
         )
@@ -205,44 +198,49 @@ def _docker_fits(work: Draft, docker: Mapping[str, Any], wish: str) -> bool:
     return docker.get("version") == upstream(wish) if not full else matches(full, wish)
 
 
-def _normal(uri: str, arch: str) -> str:
-    return uri.strip().replace("$(ARCH)", arch).rstrip("/")
-
-
-def _sources_of(work: Draft, url: str) -> List[Mapping[str, Any]]:
-    """Enabled apt sources of a URL that name one keyring; none when they differ, which apt refuses."""
+def _source_faults(work: Draft, url: str, pinned: Sequence[str]) -> List[str]:
+    """What is wrong with the apt source of a repository; empty when it is as gpuready writes it."""
     arch = work.see("host", "os", "arch") or ""
-    found = [
-        source
-        for source in work.see("apt", "sources") or []
-        if source.get("enabled")
-        and _normal(url, arch) in [_normal(uri, arch) for uri in source.get("uris") or []]
-    ]
-    keyrings = {source.get("signed_by") for source in found}
-    return found if len(keyrings) == 1 and None not in keyrings else []
+    exact = url.replace("$(ARCH)", arch).rstrip("/")
+    wanted = aptsources.normalise_uri(url, arch)
+    found, right = [], False
+    for source in work.see("apt", "sources") or []:
+        uris = source.get("uris") or []
+        if "deb" not in (source.get("types") or ["deb"]) or not source.get("enabled"):
+            continue
+        if wanted not in [aptsources.normalise_uri(uri, arch) for uri in uris]:
+            continue
+        found.append(source)
+        right = right or exact in [uri.replace("$(ARCH)", arch).rstrip("/") for uri in uris]
+    if not right:
+        return ["no enabled apt source of %s" % url] + ["%s has another address" % s["file"] for s in found]
+    keyrings = {str(source.get("signed_by") or "no key of its own") for source in found}
+    if len(keyrings) > 1:
+        return ["%s: signed by %s" % (s["file"], s.get("signed_by") or "no key of its own") for s in found]
+    faults = []
+    for source in found:
+        keys = source.get("fingerprints")
+        if not source.get("signed_by"):
+            faults.append("%s names no key of its own (Signed-By)" % source["file"])
+        elif pinned and not keys:
+            faults.append("%s: the key in %s cannot be read" % (source["file"], source["signed_by"]))
+        elif pinned:
+            foreign = [key for key in keys or [] if key not in pinned]
+            faults += ["%s trusts a key that is not pinned: %s" % (source["file"], key) for key in foreign]
+    return faults
 
 
 def _plan_toolkit(work: Draft) -> Tuple[List[Dict[str, Any]], Optional[str]]:
     """The toolkit's source, packages and holds; returns (packages, version)."""
     wishes, facts = work.wishes, work.catalog.toolkit
     url, wish = wishes["nvidia_container_toolkit_repo_url"], wishes["nvidia_container_toolkit_version"]
-    arch = work.see("host", "os", "arch") or ""
-    if url and not _sources_of(work, url):
-        same = [
-            "%s: %s, signed by %s"
-            % (
-                source.get("file"),
-                "enabled" if source.get("enabled") else "disabled",
-                source.get("signed_by") or "nothing named",
-            )
-            for source in work.see("apt", "sources") or []
-            if _normal(url, arch) in [_normal(uri, arch) for uri in source.get("uris") or []]
-        ]
+    faults = _source_faults(work, url, wishes["nvidia_container_toolkit_repo_key_fingerprint"]) if url else []
+    if faults:
         work.act(
             "toolkit.source",
             "add the apt source of the container toolkit, with its key pinned",
             "the toolkit's packages come from their own repository",
-            same or ["no apt source of %s" % url],
+            faults,
         )
     rows = {
         row["name"]: row
@@ -347,8 +345,8 @@ def _decide_cdi(work: Draft, version: Optional[str], known_from: str) -> Dict[st
         "spec": (spec or {}).get("path") or work.catalog.toolkit.cdi_spec,
         "reason": "",
     }
-    turned_off = dig(work.wishes["docker_engine_daemon_config"], "features", "cdi") is False
     short = ".".join(version.split(".")[:2]) if version else None
+    switched_off = dig(work.see("container_runtime", "docker", "daemon_json", "features"), "cdi") is False
     if wish == "disabled":
         cdi["reason"] = "nvidia_container_toolkit_cdi is disabled"
     elif version is None:
@@ -367,7 +365,7 @@ def _decide_cdi(work: Draft, version: Optional[str], known_from: str) -> Dict[st
                     "use a newer Docker (docker_engine_source: docker_ce)",
                 ],
             )
-    elif turned_off:
+    elif dig(work.wishes["docker_engine_daemon_config"], "features", "cdi") is False:
         cdi["reason"] = "docker_engine_daemon_config switches features.cdi off"
         if wish == "enabled":
             work.refuse(
@@ -382,15 +380,13 @@ def _decide_cdi(work: Draft, version: Optional[str], known_from: str) -> Dict[st
                     "set nvidia_container_toolkit_cdi: disabled",
                 ],
             )
+    elif switched_off and wish == "auto":
+        cdi["reason"] = "daemon.json switches features.cdi off"
     elif not at_least(version, facts.cdi_default_since):
         cdi.update(enabled=True, feature_flag=True, reason="Docker %s has CDI behind features.cdi" % short)
     else:
-        cdi.update(enabled=True, reason="Docker %s has CDI on by default" % short)
-        if dig(work.see("container_runtime", "docker", "daemon_json", "features"), "cdi") is False:
-            if wish == "enabled":
-                cdi["feature_flag"] = True
-            else:
-                cdi.update(enabled=False, reason="daemon.json switches features.cdi off")
+        # Asked for by name, it is switched on again where somebody has switched it off.
+        cdi.update(enabled=True, feature_flag=switched_off, reason="Docker %s has CDI by default" % short)
     return cdi
 
 
@@ -401,17 +397,12 @@ def _effective_spec(work: Draft) -> Optional[Mapping[str, Any]]:
         for spec in work.see("container_runtime", "cdi", "specs") or []
         if spec.get("kind") == work.catalog.toolkit.cdi_kind
     ]
-    return (
-        max(
-            specs,
-            key=lambda spec: (
-                str(spec.get("path")).startswith(("/var/run/", "/run/")),
-                str(spec.get("path")),
-            ),
-        )
-        if specs
-        else None
-    )
+
+    def weight(spec: Mapping[str, Any]) -> Tuple[bool, str]:
+        path = str(spec.get("path"))
+        return path.startswith(("/var/run/", "/run/")), path
+
+    return max(specs, key=weight) if specs else None
 
 
 def _plan_daemon(
@@ -441,12 +432,12 @@ def _plan_daemon(
             "docker.daemon_config_contradiction",
             "container_runtime",
             "docker_engine",
-            "docker_engine_daemon_config sets %s to %r, but the container toolkit needs %r"
-            % (item["path"], item["current"], item["wanted"]),
+            "docker_engine_daemon_config sets %s to %s, but the container toolkit needs %s"
+            % (item["path"], json.dumps(item["current"]), json.dumps(item["wanted"])),
             [],
             ["take %s out of docker_engine_daemon_config" % item["path"]],
         )
-    if file.get("valid") is False:
+    if file.get("exists") and file.get("valid") is not True:
         work.refuse(
             "docker.daemon_json_invalid",
             "container_runtime",
@@ -461,72 +452,86 @@ def _plan_daemon(
         return
     content = file.get("content") or {}
     before = len(work.conflicts)
-    # A true wish may overrule features.cdi: false only when it was written down; see _decide_cdi.
-    overrule = (
-        ["features.cdi"]
-        if cdi["feature_flag"] and wishes["nvidia_container_toolkit_cdi"] == "enabled"
-        else []
-    )
+    # CDI that is asked for by name may overwrite what the node says; `auto` never gets here, see _decide_cdi.
+    overrule = ["features.cdi"] if wishes["nvidia_container_toolkit_cdi"] == "enabled" else []
+    asked_consent = wishes["docker_engine_daemon_config_replace"]
     for wanted, consent, role, variable in (
-        (
-            asked,
-            wishes["docker_engine_daemon_config_replace"],
-            "docker_engine",
-            "docker_engine_daemon_config",
-        ),
+        (asked, asked_consent, "docker_engine", "docker_engine_daemon_config"),
         (ours, overrule, "nvidia_container_toolkit", ""),
     ):
         for item in daemon_config.conflicts(content, wanted, consent):
             _refuse_setting(work, item, role, variable, path)
     if len(work.conflicts) > before:
         return
-    containers = gpu_containers(work)
-    if dig(docker, "live", "live_restore"):
-        containers = ["running containers survive: live-restore is on"] if containers else []
-    running = bool(dig(docker, "live", "reachable"))
-    restarts = ["docker"] if running or not docker.get("installed") else []
     if asked and not daemon_config.satisfied(content, asked):
+        restarts, hit = _restart_for(work, docker, content, asked, consent=asked_consent)
         work.act(
             "docker.daemon_config",
             "merge docker_engine_daemon_config into %s" % path,
             "dockerd is to run with these settings",
-            ["not in the file: %s" % listing(_lacking(content, asked)), *containers],
+            ["not in the file: %s" % listing(_lacking(content, asked)), *hit],
             restarts=restarts,
         )
     if not daemon_config.satisfied(content, ours):
-        if not (
-            ours.get("features")
-            and daemon_config.satisfied(content, {k: v for k, v in ours.items() if k != "features"})
-        ):
-            reason = "docker run --runtime=%s needs the runtime in daemon.json" % facts.runtime["name"]
-        else:
-            reason = "Docker has CDI only with features.cdi"
+        lacking = _lacking(content, ours)
+        reason = "docker run --runtime=%s needs the runtime in daemon.json" % facts.runtime["name"]
+        if lacking == ["features.cdi"]:
+            reason = "this Docker has CDI only with features.cdi"
+        restarts, hit = _restart_for(work, docker, content, ours, consent=overrule)
         work.act(
             "toolkit.runtime",
             "merge the %s runtime into %s" % (facts.runtime["name"], path),
             reason,
-            ["not in the file: %s" % listing(_lacking(content, ours)), *containers],
+            ["not in the file: %s" % listing(lacking), *hit],
             restarts=restarts,
         )
-    _plan_restart(work, docker, content, ours, asked, cdi, containers)
+    _plan_restart(work, docker, ours, asked, cdi)
+
+
+def _restart_for(
+    work: Draft,
+    docker: Mapping[str, Any],
+    content: Dict[str, Any],
+    wanted: Dict[str, Any],
+    consent: Sequence[str],
+) -> Tuple[List[str], List[str]]:
+    """(what restarts, which containers that hits) when dockerd is to take over a change of daemon.json."""
+    if not dig(docker, "live", "reachable"):
+        return [], []
+    after = daemon_config.merge(content, wanted, consent)
+    hook_is_new = "toolkit.install" in work.actions or dig(
+        work.see("container_runtime", "toolkit"), "hook_newer_than_dockerd"
+    )
+    if daemon_config.reload_suffices(content, after) and not hook_is_new:
+        return [], ["dockerd takes it over by a reload; no container notices"]
+    return ["docker"], _containers_hit(work, docker)
+
+
+def _containers_hit(work: Draft, docker: Mapping[str, Any]) -> List[str]:
+    """What a restart of Docker does to the running GPU containers."""
+    containers = gpu_containers(work)
+    if containers and dig(docker, "live", "live_restore"):
+        return ["running containers survive the restart: live-restore is on"]
+    return containers
 
 
 def _refuse_setting(work: Draft, item: Mapping[str, Any], role: str, variable: str, path: str) -> None:
+    key, current, wanted = item["path"], json.dumps(item["current"]), json.dumps(item["wanted"])
     if variable:
+        who = "%s asks for %s" % (variable, wanted)
         options = [
-            "take %s out of %s" % (item["path"], variable),
+            "take %s out of %s" % (key, variable),
             "name it in %s_replace, to overwrite the node's value" % variable,
             "take it out of %s on the node" % path,
         ]
-        wanted = "%s asks for %r" % (variable, item["wanted"])
     else:
-        options = ["take %s out of %s on the node, or set it to %r" % (item["path"], path, item["wanted"])]
-        wanted = "the container toolkit needs %r" % (item["wanted"],)
+        who = "the container toolkit needs %s" % wanted
+        options = ["take %s out of %s on the node, or set it to %s" % (key, path, wanted)]
     work.refuse(
         "docker.setting_differs",
         "container_runtime",
         role,
-        "%s on %s sets %s to %r, but %s" % (path, work.host, item["path"], item["current"], wanted),
+        "%s on %s sets %s to %s, but %s" % (path, work.host, key, current, who),
         ["gpuready never overwrites what somebody else has set"],
         options,
     )
@@ -552,32 +557,24 @@ def _lacking(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> List[str]
 def _plan_restart(
     work: Draft,
     docker: Mapping[str, Any],
-    content: Mapping[str, Any],
     ours: Mapping[str, Any],
     asked: Mapping[str, Any],
     cdi: Mapping[str, Any],
-    containers: Sequence[str],
 ) -> None:
     """dockerd runs, but not with what is on disk."""
-    if (
-        "docker.daemon_config" in work.actions
-        or "toolkit.runtime" in work.actions
-        or "docker.service" in work.actions
-    ):
-        return  # these make dockerd read everything anew
+    if "toolkit.runtime" in work.actions:
+        return  # whoever merges the runtime restarts dockerd where a reload is not enough
     live = docker.get("live") or {}
-    toolkit = work.see("container_runtime", "toolkit") or {}
     stale = []
-    if "toolkit.install" in work.actions:
-        stale.append(
-            "the toolkit's hook is installed in this run, and dockerd looks for it only when it starts"
-        )
-    elif toolkit.get("hook_newer_than_dockerd"):
-        stale.append("the toolkit's hook appeared after dockerd was started")
+    if live.get("reachable") or "docker.install" in work.actions:
+        if "toolkit.install" in work.actions:
+            stale.append("dockerd looks for the toolkit's hook when it starts; it is installed in this run")
+        elif dig(work.see("container_runtime", "toolkit"), "hook_newer_than_dockerd"):
+            stale.append("the toolkit's hook appeared after dockerd was started")
     if live.get("reachable"):
+        managed = ours if "docker.daemon_config" in work.actions else {**asked, **ours}
         stale += [
-            "%s is in daemon.json, but dockerd runs without it" % name
-            for name in _not_live(content, live, {**asked, **ours})
+            "%s is in daemon.json, but dockerd runs without it" % name for name in _not_live(live, managed)
         ]
         if cdi["enabled"] and not live.get("cdi_spec_dirs"):
             stale.append("dockerd runs without CDI")
@@ -586,12 +583,12 @@ def _plan_restart(
             "docker.restart",
             "restart Docker",
             "dockerd does not run with what is on disk",
-            [*stale, *containers],
+            [*stale, *_containers_hit(work, docker)],
             restarts=["docker"],
         )
 
 
-def _not_live(content: Mapping[str, Any], live: Mapping[str, Any], managed: Mapping[str, Any]) -> List[str]:
+def _not_live(live: Mapping[str, Any], managed: Mapping[str, Any]) -> List[str]:
     """What of the settings that gpuready manages dockerd does not show, as far as it shows them."""
     found = []
     shown = live.get("runtimes")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import datetime
-from typing import Any, Dict, Mapping, Union
+from typing import Any, Dict, List, Mapping, Union
 
 from . import driver_options
 from .catalog import Catalog, annotate
@@ -19,8 +19,8 @@ from .plan_runtime import docker_packages, plan_cdi, plan_runtime
 from .wishes import ROLES, check, role_of
 
 SCHEMA = 1
-
-
+# Lists of this age were fetched in this run or just before: fetching them again tells nothing new.
+FRESH_SECONDS = 600
 INSTALLING = ("docker.install", "toolkit.install", "driver.install")
 
 
@@ -49,7 +49,6 @@ def plan(
         plan_cdi(work)
         _plan_apt(work)
 
-    # Of several actions that restart Docker, one is enough; each says why it would.
     actions = [work.actions[identifier] for identifier in ACTIONS if identifier in work.actions]
     allowed = bool(complete["host_reboot_allowed"])
     needed = work.reboot_reason is not None
@@ -188,14 +187,13 @@ def _plan_apt(work: Draft) -> None:
         for i in ("toolkit.source", "docker.source")
         if i in work.actions
     ]
-    wanted = []
-    if "toolkit.install" in work.actions:
-        wanted += list(work.catalog.toolkit.packages)
-    if "docker.install" in work.actions:
-        wanted += list(docker_packages(work))
-    unknown = [name for name in wanted if not driver_options.candidate_of(work.observed, name)]
+    unknown = _unknown_packages(work)
     if unknown and not evidence:
-        evidence.append("apt does not know %s" % listing(unknown))
+        if age < FRESH_SECONDS:
+            for identifier, names in unknown.items():
+                _refuse_unknown(work, identifier, names)
+            return
+        evidence += ["apt does not know %s" % listing(names) for names in unknown.values()]
     if evidence:
         work.act(
             "apt.refresh_lists",
@@ -203,3 +201,30 @@ def _plan_apt(work: Draft) -> None:
             "packages are to be installed, and apt must know what there is",
             evidence,
         )
+
+
+def _unknown_packages(work: Draft) -> Dict[str, List[str]]:
+    """Per action, the packages to be installed that apt has never heard of."""
+    wanted = {"toolkit.install": work.catalog.toolkit.packages, "docker.install": docker_packages(work)}
+    found = {}
+    for identifier, names in wanted.items():
+        if identifier in work.actions:
+            found[identifier] = [n for n in names if not driver_options.candidate_of(work.observed, n)]
+    return {identifier: names for identifier, names in found.items() if names}
+
+
+def _refuse_unknown(work: Draft, identifier: str, names: List[str]) -> None:
+    role, layer = ACTIONS[identifier]
+    toolkit = identifier == "toolkit.install"
+    work.refuse(
+        "%s.not_installable" % identifier.split(".")[0],
+        layer,
+        role,
+        "apt on %s knows no package %s" % (work.host, listing(names)),
+        ["its lists are fresh, and no enabled source has it"],
+        [
+            "check nvidia_container_toolkit_repo_url (%s)" % work.wishes["nvidia_container_toolkit_repo_url"]
+            if toolkit
+            else "enable Ubuntu's component universe in the apt sources, or set docker_engine_source: docker_ce"
+        ],
+    )

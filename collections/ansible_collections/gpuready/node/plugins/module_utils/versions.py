@@ -10,7 +10,7 @@ import re
 from functools import total_ordering
 from typing import List, Optional, Tuple
 
-_UPSTREAM_DRIVER = re.compile(r"(?<!\d)(?<!\d\.)(\d{3,4}(?:\.\d+){1,2})(?!\d)")
+_UPSTREAM_DRIVER = re.compile(r"(?:^|\.so\.)(\d{3,4}(?:\.\d+){1,2})(?!\d)")
 _BRANCH = re.compile(r"^(\d{3,4})(?:\.|$)")
 _NON_DIGITS = re.compile(r"^[^0-9]*")
 _DIGITS = re.compile(r"^[0-9]*")
@@ -109,7 +109,7 @@ def driver_version(text: Optional[str]) -> Optional[str]:
     """The driver version in a text such as a package version or a library's name; None without one."""
     if not text:
         return None
-    match = _UPSTREAM_DRIVER.search(text.partition(":")[2] if re.match(r"^\d+:", text) else text)
+    match = _UPSTREAM_DRIVER.search(re.sub(r"^\d+:", "", text))
     return match.group(1) if match else None
 
 

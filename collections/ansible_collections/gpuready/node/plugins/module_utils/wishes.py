@@ -12,6 +12,7 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 DOCKER_REPO = "https://download.docker.com/linux/ubuntu"
+DOCKER_FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
 TOOLKIT_REPO = "https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)"
 TOOLKIT_KEY = "https://nvidia.github.io/libnvidia-container/gpgkey"
 TOOLKIT_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
@@ -36,6 +37,7 @@ DEFAULT_WISHES: Dict[str, Any] = {
     "docker_engine_daemon_config": {},
     "docker_engine_daemon_config_replace": [],
     "docker_engine_repo_url": DOCKER_REPO,
+    "docker_engine_repo_key_fingerprint": [DOCKER_FINGERPRINT],
     "nvidia_container_toolkit_version": "",
     "nvidia_container_toolkit_repo_url": TOOLKIT_REPO,
     "nvidia_container_toolkit_repo_key_url": TOOLKIT_KEY,
@@ -226,6 +228,7 @@ _SPECIAL: Dict[str, Callable[[str, Any], Tuple[Any, Optional[Problem]]]] = {
     "nvidia_driver_min_version": _min_version,
     "docker_engine_version": _version,
     "nvidia_container_toolkit_version": _version,
+    "docker_engine_repo_key_fingerprint": _fingerprints,
     "nvidia_container_toolkit_repo_key_fingerprint": _fingerprints,
 }
 

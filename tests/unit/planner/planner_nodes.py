@@ -1,7 +1,4 @@
-"""Observed nodes for the planner's tests, and what applying a plan would make of them.
-
-`python tests/unit/planner/nodes.py` writes the fixtures under tests/fixtures/observed.
-"""
+"""Observed nodes for the planner's tests, and what applying a plan would make of them."""
 
 from __future__ import annotations
 
@@ -176,6 +173,7 @@ def bare(
                     "components": ["main", "restricted"],
                     "architectures": [],
                     "signed_by": None,
+                    "fingerprints": None,
                 }
             ],
             "candidates": candidates,
@@ -276,6 +274,7 @@ def apply(node: Node, plan: Node) -> Node:
                 "components": [],
                 "architectures": [],
                 "signed_by": "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg",
+                "fingerprints": list(runtime["toolkit"]["repo_key_fingerprint"]),
             }
         )
         for name in TOOLKIT:
@@ -292,9 +291,10 @@ def apply(node: Node, plan: Node) -> Node:
                 "components": ["stable"],
                 "architectures": [],
                 "signed_by": "/usr/share/keyrings/docker.gpg",
+                "fingerprints": ["9DC858229FC7DD38854AE2D88D81803C0EBFCD88"],
             }
         )
-        for name in ("docker-ce", "docker-ce-cli"):
+        for name in ("docker-ce", "docker-ce-cli", "containerd.io"):
             node["apt"]["candidates"].setdefault(name, offer("5:28.5.1-1~ubuntu.22.04~jammy"))
     if "host.nouveau_off" in done:
         node["host"]["nouveau"].update(blacklisted=True, files=["/etc/modprobe.d/gpuready-nouveau.conf"])
@@ -312,7 +312,8 @@ def apply(node: Node, plan: Node) -> Node:
         ]
         toolkit["version"] = version.split("-")[0]
         toolkit["binaries"] = {name: f"/usr/bin/{name}" for name in toolkit["binaries"]}
-        toolkit["hook_newer_than_dockerd"] = bool(docker["service"]["active"])
+        # The very transaction that brought it may have started dockerd before.
+        toolkit["hook_newer_than_dockerd"] = True
         toolkit["hook_on_dockerd_path"] = True
     if "toolkit.hold" in done:
         for row in toolkit["packages"]:
