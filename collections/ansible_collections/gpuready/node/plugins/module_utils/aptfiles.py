@@ -85,11 +85,13 @@ class Files:
         done: List[Change] = []
         try:
             for change in changes:
-                done.append(change)
                 self.put(change.path, change.after)
+                done.append(change)
         except BaseException:
             for change in reversed(done):
-                self.put(change.path, change.before)
+                # One that cannot be put back must not keep the others from it.
+                with contextlib.suppress(OSError):
+                    self.put(change.path, change.before)
             raise
 
 

@@ -13,7 +13,7 @@ NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.261.03  Tue May 20 03:13:17 
 GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)
 """
 OPEN = """\
-NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22-I3)  Tue Sep 23
+NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22)
 GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04.2)
 """
 ARM = "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  570.133.20  Release Build\n"
