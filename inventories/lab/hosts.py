@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The lab's two nodes, as the running lab says they are reached (tests/lab/README.md).
 
-The key, the pinned host keys and the ports are made when the lab starts, so they are read from .lab/ of this
-checkout. While the lab is down the nodes are still listed (a playbook's syntax can be checked), and whoever wants to
-connect is told what to do.
+The key, the pinned host keys and the ports are made when the lab starts, so they are read from .lab/ of
+this checkout. While the lab is down the nodes are still listed (a playbook's syntax can be checked), and
+whoever wants to connect is told what to do.
 """
 
 import json

@@ -146,14 +146,16 @@ def verb_status(arguments: argparse.Namespace) -> int:
         return 0
     about = facts["engine"]
     print(
-        f"engine    {'own' if about['own'] else 'user'}  Docker {about['version']} ({about['driver']})  DOCKER_HOST={about['host']}"
+        f"engine    {'own' if about['own'] else 'user'}  Docker {about['version']} ({about['driver']})  "
+        f"DOCKER_HOST={about['host']}"
     )
     for service in facts["services"]:
         print(f"service   {service['name']:<20} {'running' if service['running'] else 'absent'}")
     for node in facts["nodes"]:
         state = "running" if node["running"] else "stopped"
         print(
-            f"node      {node['name']:<20} {state:<8} {node['os']:<14} ssh {node['user']}@{node['host']} -p {node['port']}"
+            f"node      {node['name']:<20} {state:<8} {node['os']:<14} "
+            f"ssh {node['user']}@{node['host']} -p {node['port']}"
         )
     return 0
 
@@ -176,8 +178,9 @@ def say(connection: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(connection, indent=2))
         return
     print(
-        f"{connection['name']}: ssh -i {connection['identity_file']} -o UserKnownHostsFile={connection['known_hosts']} "
-        f"-p {connection['port']} {connection['user']}@{connection['host']}"
+        f"{connection['name']}: ssh -i {connection['identity_file']} "
+        f"-o UserKnownHostsFile={connection['known_hosts']} -p {connection['port']} "
+        f"{connection['user']}@{connection['host']}"
     )
 
 

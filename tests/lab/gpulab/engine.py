@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from . import machine, settings
+from . import firewall, machine, settings
 from .errors import LabError
 from .shell import output, run
 
@@ -166,14 +166,12 @@ def ensure() -> tuple[Docker, str]:
     )
     if facts.get("Driver") == "vfs":
         raise LabError(
-            f"the Docker Engine at {docker.host} uses the vfs storage driver, which copies every image in full for "
-            "every container: put the lab on a disk where overlay2 works (GPULAB_HOME=/directory/on/ext4)"
+            f"the Docker Engine at {docker.host} uses the vfs storage driver, which copies every "
+            "image in full for every container: put the lab on a disk where overlay2 works (GPULAB_HOME=/on/ext4)"
         )
     whose = "own" if docker.own else "the user's"
-    return (
-        docker,
-        f"{whose}, Docker {facts.get('ServerVersion')}, {facts.get('Driver')}, cgroup v{facts.get('CgroupVersion', '?')}",
-    )
+    version, driver, cgroup = (facts.get(key, "?") for key in ("ServerVersion", "Driver", "CgroupVersion"))
+    return docker, f"{whose}, Docker {version}, {driver}, cgroup v{cgroup}"
 
 
 def start_own() -> None:
@@ -184,6 +182,7 @@ def start_own() -> None:
     stop_own()
     config = home / "daemon.json"
     config.write_text("{}\n")
+    firewall.note(home / "firewall.json")
     log = home / "logs" / "dockerd.log"
     command = [
         "dockerd",
@@ -251,6 +250,8 @@ def stop_own() -> bool:
             time.sleep(0.2)
     for leftover in (pid_file(), socket_path()):
         leftover.unlink(missing_ok=True)
+    if pid is not None:
+        firewall.restore(settings.home() / "firewall.json", settings.bridge())
     return pid is not None
 
 
@@ -275,7 +276,7 @@ def ensure_network(docker: Docker) -> None:
     if found is not None:
         if settings.LABEL not in (found.get("Labels") or {}):
             raise LabError(
-                f"the Docker network {settings.NETWORK} exists but was not made by the lab: remove or rename it"
+                f"the Docker network {settings.NETWORK} exists and is not the lab's: remove or rename it"
             )
         return
     routes = [route.get("dst", "") for route in json.loads(output(["ip", "-json", "-4", "route"]))]
@@ -292,7 +293,7 @@ def ensure_network(docker: Docker) -> None:
         "--subnet",
         subnet,
         "--opt",
-        f"com.docker.network.bridge.name={settings.BRIDGE}",
+        f"com.docker.network.bridge.name={settings.bridge()}",
         "--opt",
         "com.docker.network.bridge.enable_ip_masquerade=false",
         settings.NETWORK,

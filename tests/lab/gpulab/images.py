@@ -1,4 +1,4 @@
-"""The images in the lab's registry: TensorFlow 2.9 with CUDA 11.2.2 and cuDNN 8, and a small Python for fast tests."""
+"""The images in the lab's registry: TensorFlow 2.9 with CUDA 11.2.2 and cuDNN 8, and a small Python."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from .shell import run
 
 REQUIREMENTS = settings.SOURCE / "requirements-tensorflow.txt"
 SITE = "usr/local/lib/python3.9/dist-packages"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: Debian 11's non-free section holds CUDA 11.2.2's libraries; its Python is the 3.9 that TensorFlow 2.9 has wheels for.
+#: Debian 11's non-free section holds CUDA 11.2.2's libraries; TensorFlow 2.9 has wheels for its Python 3.9.
 CUDA = rootfs.Recipe(
     suite="bullseye",
     components=("main", "contrib", "non-free"),
@@ -36,7 +37,7 @@ CUDA = rootfs.Recipe(
 
 #: As in the official image, where it decides how containers get their GPU.
 TF_ENV = {
-    "PATH": "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": f"/usr/local/nvidia/bin:/usr/local/cuda/bin:{PATH}",
     "LD_LIBRARY_PATH": f"/usr/local/nvidia/lib:/usr/local/nvidia/lib64:/{SITE}/nvidia/cudnn/lib",
     "NVIDIA_VISIBLE_DEVICES": "all",
     "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
@@ -163,7 +164,7 @@ def push_tf(client: registry.Registry) -> str:
             shutil.rmtree(target, ignore_errors=True)
             packages.rename(target)
         joined.touch()
-    check = "import tensorflow as tf; assert tf.__version__ == '2.9.0', tf.__version__; tf.config.list_physical_devices()"
+    check = "import tensorflow as tf; assert tf.__version__ == '2.9.0'; tf.config.list_physical_devices()"
     run(
         [
             "chroot",
@@ -196,7 +197,7 @@ def ensure_slim(host: machine.Machine, client: registry.Registry) -> str:
     shutil.rmtree(directory / "root", ignore_errors=True)
     rootfs.mmdebstrap(host, recipe, directory / "root")
     layers = registry.tree_layers(directory / "root", "Python")
-    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    env = {"PATH": PATH, "LANG": "C.UTF-8"}
     size = client.push(
         registry.Image(settings.SLIM_IMAGE, layers, env, ("python3",), registry.image_labels(digest))
     )

@@ -96,22 +96,16 @@ class Builder:
     def make_node(self, spec: NodeSpec, hardware: dict[str, Any], *, keep: bool) -> str:
         """One node; `keep` = an existing one of the same image stays as it is."""
         docker = self.engine
-        suite = nodes.suite_of(self.host, nodes.lookup_os(spec.os))
-        found = docker.inspect("container", spec.name)
-        if (
-            keep
-            and found is not None
-            and (found["Config"].get("Labels") or {}).get(settings.LABEL_OS) == spec.os
-        ):
-            if found["Config"]["Labels"].get(settings.LABEL_HASH) == rootfs.base_digest(
-                docker, nodes.node_image(suite)
-            ):
-                port = int(found["Config"]["Labels"][settings.LABEL_PORT])
-                if not found["State"]["Running"]:
-                    nodes.start(docker, spec.name, port)
-                    return f"kept, started, port {port}"
-                return f"kept, port {port}"
-        node = nodes.create(docker, self.host, spec, hardware)
+        found = nodes.find(docker, spec.name) if keep else None
+        image = rootfs.base_digest(
+            docker, nodes.node_image(nodes.suite_of(self.host, nodes.lookup_os(spec.os)))
+        )
+        if found is not None and (found.os, found.image) == (spec.os, image):
+            if found.running:
+                return f"kept, port {found.port}"
+            nodes.start(docker, found.name, found.port)
+            return f"kept, started, port {found.port}"
+        node = nodes.create(docker, self.host, spec, hardware, any_port=True)
         return f"bare {spec.os}, port {node.port}"
 
     @property
@@ -250,7 +244,8 @@ def up(*, bare: bool = False) -> None:
         run_steps(steps, logs=settings.home() / "logs")
         write_dot_lab(builder.engine)
     print(
-        f"The lab is up after {time.monotonic() - started:.0f} s: {', '.join(node.name for node in nodes.all_nodes(builder.engine))}."
+        f"The lab is up after {time.monotonic() - started:.0f} s: "
+        f"{', '.join(node.name for node in nodes.all_nodes(builder.engine))}."
     )
 
 

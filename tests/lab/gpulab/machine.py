@@ -91,16 +91,13 @@ def check() -> Machine:
 def check_disk(need_gib: int, *paths: Path) -> str:
     """Enough room on each file system that the lab fills, or one message with the numbers."""
     for path in paths:
-        existing = path
-        while not existing.exists():
-            existing = existing.parent
-        free = shutil.disk_usage(existing).free / settings.GIB
+        free = shutil.disk_usage(existing_parent(path)).free / settings.GIB
         if free < need_gib:
             raise LabError(
                 f"the lab needs {need_gib} GiB free under {path}, which has {free:.1f} GiB: "
                 "free some space, or name a directory on a larger disk with GPULAB_HOME"
             )
-    return f"needs {need_gib} GiB, has {min(shutil.disk_usage(existing_parent(p)).free for p in paths) // settings.GIB}"
+    return f"{need_gib} GiB needed"
 
 
 def existing_parent(path: Path) -> Path:

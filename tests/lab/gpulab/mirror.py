@@ -172,7 +172,7 @@ def release(directory: Path, key: str, **fields: str) -> None:
     )
 
 
-# --- Docker's own packages, made of the distribution's ---------------------------------------------------------
+# --- Docker's own packages, made of the distribution's ------------------------------------------------------
 
 CE_OF = {
     "docker.io": "docker-ce",
@@ -182,8 +182,10 @@ CE_OF = {
     "runc": "containerd.io",
 }
 CE_CONTROL = {
-    "docker-ce": "Conflicts: docker (<< 1.5~), docker.io\nReplaces: docker-engine\nRecommends: ca-certificates, git, pigz, xz-utils",
-    "docker-ce-cli": "Conflicts: docker (<< 1.5~), docker.io, docker-cli\nReplaces: docker-cli\nBreaks: docker-engine (<< 5:18.09~)",
+    "docker-ce": "Conflicts: docker (<< 1.5~), docker.io\nReplaces: docker-engine\n"
+    "Recommends: ca-certificates, git, pigz, xz-utils",
+    "docker-ce-cli": "Conflicts: docker (<< 1.5~), docker.io, docker-cli\nReplaces: docker-cli\n"
+    "Breaks: docker-engine (<< 5:18.09~)",
     "containerd.io": "Conflicts: containerd, runc\nReplaces: containerd, runc\nProvides: containerd, runc",
 }
 CE_ABOUT = {
@@ -204,7 +206,9 @@ fi
 PRERM = """\
 #!/bin/sh
 set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then deb-systemd-invoke stop {units} >/dev/null || true; fi
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+    deb-systemd-invoke stop {units} >/dev/null || true
+fi
 """
 
 
@@ -247,7 +251,8 @@ def repackage_docker(debs: list[Path], target: Path, codename: str) -> None:
     found = {deb.name.partition("_")[0]: deb for deb in debs if deb.name.partition("_")[0] in CE_OF}
     if "docker.io" not in found or "containerd" not in found:
         raise LabError(
-            f"the distribution's docker.io and containerd were not downloaded (have: {', '.join(sorted(found)) or 'none'})"
+            "the distribution's docker.io and containerd were not downloaded "
+            f"(have: {', '.join(sorted(found)) or 'none'})"
         )
     build = Path(tempfile.mkdtemp(prefix="docker-ce-", dir=settings.home()))
     try:
@@ -296,7 +301,8 @@ def pack(tree: Path, package: str, version: str, depends: str, target: Path) -> 
     control.mkdir(parents=True)
     control.joinpath("control").write_text(
         f"Package: {package}\nVersion: {version}\nArchitecture: amd64\nSection: admin\nPriority: optional\n"
-        f"Maintainer: gpuready lab <lab@gpuready.invalid>\nDepends: {depends}\n{CE_CONTROL[package]}\nDescription: {CE_ABOUT[package]}\n"
+        f"Maintainer: gpuready lab <lab@gpuready.invalid>\nDepends: {depends}\n{CE_CONTROL[package]}\n"
+        f"Description: {CE_ABOUT[package]}\n"
         " Repackaged from the distribution for a gpuready lab.\n"
     )
     units = sorted(path.name for path in tree.rglob("*") if path.suffix in {".service", ".socket"})

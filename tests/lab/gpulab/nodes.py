@@ -1,4 +1,4 @@
-"""Nodes: containers that boot systemd and sshd, bare of Docker and driver, like freshly installed machines."""
+"""Nodes: containers that boot systemd and sshd, bare of Docker and driver, like fresh machines."""
 
 from __future__ import annotations
 
@@ -80,6 +80,8 @@ class Node:
     os: str
     port: int
     running: bool
+    #: Content of the image it was made of.
+    image: str = ""
 
     def connection(self) -> dict[str, Any]:
         """How to reach it, in the terms of molecule's instance_config and of an inventory."""
@@ -116,7 +118,7 @@ def lookup_os(key: str) -> NodeOs:
 
 
 def suite_of(host: machine.Machine, os_: NodeOs) -> str:
-    """The release a node is really made of: itself where the machine can have it, else its Debian stand-in."""
+    """The release a node is really made of: itself where the machine has it, else its Debian stand-in."""
     return os_.codename if host.distribution == os_.distribution else os_.stand_in
 
 
@@ -132,7 +134,7 @@ def recipe(suite: str, download: tuple[str, ...]) -> rootfs.Recipe:
             f'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash {settings.USER}',
             'rm -f "$1"/etc/motd "$1"/etc/update-motd.d/*',
             # Ubuntu's server images leave these off; they only slow a container's boot down.
-            'chroot "$1" systemctl mask --quiet getty.target console-getty.service systemd-resolved.service || true',
+            'chroot "$1" systemctl mask --quiet getty.target console-getty.service systemd-resolved.service',
         ),
     )
 
@@ -181,9 +183,15 @@ def all_nodes(docker: Docker) -> list[Node]:
                 labels[settings.LABEL_OS],
                 int(labels[settings.LABEL_PORT]),
                 bool(facts["State"]["Running"]),
+                labels.get(settings.LABEL_HASH, ""),
             )
         )
     return sorted(nodes, key=lambda node: node.port)
+
+
+def find(docker: Docker, name: str) -> Node | None:
+    """A node by its full name."""
+    return next((node for node in all_nodes(docker) if node.name == name), None)
 
 
 def require(docker: Docker, name: str) -> Node:
@@ -207,15 +215,16 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def pick_port(wanted: int | None, taken: Iterable[int]) -> int:
-    """The wanted port if it is free, else the first free one after the default nodes' ports."""
+def pick_port(wanted: int | None, taken: Iterable[int], *, any_port: bool = False) -> int:
+    """The wanted port, or the first free one that is no default node's; `any_port` = wanted is only preferred."""
     used = set(taken)
     if wanted is not None:
-        if wanted in used or not port_is_free(wanted):
+        if wanted not in used and port_is_free(wanted):
+            return wanted
+        if not any_port:
             raise LabError(
                 f"port 127.0.0.1:{wanted} is taken: choose another one (--port) or stop what listens there"
             )
-        return wanted
     used |= {node.port for node in settings.DEFAULT_NODES if node.port}
     for port in settings.PORTS:
         if port not in used and port_is_free(port):
@@ -229,7 +238,8 @@ def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str
         return {}
     release = (
         f'PRETTY_NAME="{os_.pretty_name}"\nNAME="Ubuntu"\nVERSION_ID="{os_.version_id}"\n'
-        f'VERSION="{os_.version_id} LTS ({os_.codename.title()})"\nVERSION_CODENAME={os_.codename}\nID=ubuntu\nID_LIKE=debian\n'
+        f'VERSION="{os_.version_id} LTS ({os_.codename.title()})"\nVERSION_CODENAME={os_.codename}\n'
+        f"ID=ubuntu\nID_LIKE=debian\n"
         f"UBUNTU_CODENAME={os_.codename}\nLOGO=ubuntu-logo\n"
     )
     lsb = (
@@ -243,7 +253,7 @@ def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str
         "etc/debian_version": (0o644, f"{debian_version}\n".encode()),
         "etc/dpkg/origins/ubuntu": (
             0o644,
-            b"Vendor: Ubuntu\nVendor-URL: https://www.ubuntu.com/\nBugs: https://bugs.launchpad.net/ubuntu/+filebug\nParent: debian\n",
+            b"Vendor: Ubuntu\nVendor-URL: https://www.ubuntu.com/\nParent: debian\n",
         ),
         "etc/dpkg/origins/default": "ubuntu",
         "etc/apt/apt.conf.d/50unattended-upgrades": (0o644, UNATTENDED_UPGRADES.encode()),
@@ -273,7 +283,7 @@ def node_files(
         "simulated": ["NVIDIA GPU", "NVIDIA driver", "NVIDIA Container Toolkit"],
         "identity": os_.pretty_name,
         "made_of": suite,
-        "note": "A node of gpuready's lab. Roles and modules do not read this file; the inventory says gpuready_simulated.",
+        "note": "A node of gpuready's lab. Nothing reads this file; the inventory says gpuready_simulated.",
     }
     files: dict[str, tuple[int, bytes] | str] = {
         "etc/machine-id": (0o444, f"{uuid.uuid4().hex}\n".encode()),
@@ -289,20 +299,22 @@ def node_files(
         and (keyring := settings.home() / "mirror" / "current" / "ubuntu-keyring.gpg").exists()
     ):
         sources = (
-            f"Types: deb\nURIs: http://{settings.MIRROR}/ubuntu\nSuites: {os_.codename}\nComponents: main restricted\n"
-            f"Signed-By: {ARCHIVE_KEYRING}\n"
+            f"Types: deb\nURIs: http://{settings.MIRROR}/ubuntu\nSuites: {os_.codename}\n"
+            f"Components: main restricted\nSigned-By: {ARCHIVE_KEYRING}\n"
         )
         files["etc/apt/sources.list.d/ubuntu.sources"] = (0o644, sources.encode())
         files[ARCHIVE_KEYRING.lstrip("/")] = (0o644, keyring.read_bytes())
     return files
 
 
-def create(docker: Docker, host: machine.Machine, spec: NodeSpec, hardware: dict[str, Any]) -> Node:
+def create(
+    docker: Docker, host: machine.Machine, spec: NodeSpec, hardware: dict[str, Any], *, any_port: bool = False
+) -> Node:
     """Make a bare node and wait until it accepts SSH; an existing one of that name is replaced."""
     os_ = lookup_os(spec.os)
     suite = suite_of(host, os_)
     remove(docker, spec.name)
-    port = pick_port(spec.port, (node.port for node in all_nodes(docker)))
+    port = pick_port(spec.port, (node.port for node in all_nodes(docker)), any_port=any_port)
     volume = f"{spec.name}-docker"
     labels = {
         settings.LABEL: "1",
@@ -371,7 +383,8 @@ def wait_booted(docker: Docker, name: str) -> None:
             raise LabError(f"{name} booted with failed units:\n{failed}\n{log}")
         time.sleep(0.2)
     raise LabError(
-        f"{name} did not boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}): see `docker logs {name}`"
+        f"{name} did not boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}): "
+        f"see `labctl node-exec {name} -- journalctl`"
     )
 
 

@@ -124,7 +124,8 @@ class Registry:
         status, answer, text = self.call(method, path, body, headers)
         if status != wanted:
             raise LabError(
-                f"the lab's registry answers {status} to {method} {path.partition('?')[0]}: {text[:300].decode(errors='replace')}"
+                f"the lab's registry answers {status} to {method} {path.partition('?')[0]}: "
+                f"{text[:300].decode(errors='replace')}"
             )
         return answer
 

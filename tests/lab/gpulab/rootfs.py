@@ -24,9 +24,9 @@ BUILDER = 3
 
 #: What an image must not carry: the machine's archives and proxies, identities, caches.
 SCRUB = (
-    'rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/resolv.conf "$1"/etc/hostname '
-    '"$1"/etc/ssh/ssh_host_*; rm -rf "$1"/etc/apt/sources.list.d/* "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/* '
-    '"$1"/var/log/apt "$1"/var/log/dpkg.log "$1"/var/log/bootstrap.log; : > "$1"/etc/machine-id'
+    'cd "$1" && rm -f etc/apt/sources.list etc/apt/apt.conf.d/99mmdebstrap etc/resolv.conf etc/hostname '
+    "etc/ssh/ssh_host_*; rm -rf etc/apt/sources.list.d/* var/lib/apt/lists/* var/cache/apt/* "
+    "var/log/apt var/log/dpkg.log var/log/bootstrap.log; : > etc/machine-id"
 )
 NO_DOCS = (
     "path-exclude=/usr/share/doc/*",
@@ -78,7 +78,7 @@ def digest_tree(root: Path, *, skip: Iterable[str] = ("__pycache__",)) -> str:
 
 
 def sources(host: machine.Machine, recipe: Recipe) -> list[str]:
-    """apt source lines for a suite from the machine's own archive; empty = mmdebstrap's default for the suite."""
+    """apt source lines for a suite from the machine's own archive; empty = mmdebstrap's default for it."""
     archive = machine.archive_uris(host)
     family = (
         "ubuntu"
@@ -171,7 +171,7 @@ def ensure_base(
     return "built"
 
 
-def overlay(trees: Iterable[Path], files: Mapping[str, tuple[int, bytes] | str] = {}) -> bytes:  # noqa: B006
+def overlay(trees: Iterable[Path], files: Mapping[str, tuple[int, bytes] | str] = {}) -> bytes:
     """A tar of file trees laid over each other plus single files, all owned by root.
 
     A file is (mode, content), or a string for a symbolic link's target.
@@ -205,7 +205,7 @@ def overlay(trees: Iterable[Path], files: Mapping[str, tuple[int, bytes] | str] 
 
 def copy_in(docker: Docker, container: str, archive: bytes) -> None:
     """Unpack a tar in a container that need not run."""
-    # Existing directories keep their mode and owner only if the archive does not name them: docker cp sets both.
+    # docker cp sets mode and owner of every directory that the archive names.
     done = subprocess.run(
         ["docker", "cp", "-", f"{container}:/"],
         input=archive,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ LABEL_OS = "com.gpuready.lab.os"
 LABEL_PORT = "com.gpuready.lab.port"
 
 NETWORK = PREFIX
-BRIDGE = "gpulab0"
 # The first one that overlaps no route of the machine is taken. Docker's own default pools are left
 # out, because the nodes' own engines use them.
 SUBNETS = ("10.213.47.0/24", "10.147.213.0/24", "192.168.213.0/24", "172.30.213.0/24")
@@ -27,7 +27,7 @@ USER = "ansible"
 PORTS = range(22101, 22200)
 
 GIB = 1024**3
-# Measured with df: registry 4, root file systems and build leftovers 6, two nodes with the image 9 (while pulling).
+# Measured: registry 4, root file systems and build leftovers 6, two nodes with the image 9 (while pulling).
 DISK_COLD_GIB = 20
 DISK_WARM_GIB = 2
 
@@ -82,14 +82,27 @@ DEFAULT_NODES = (
 )
 
 
+DEFAULT_HOME = Path("/var/lib/gpulab")
+
+
 def home() -> Path:
     """Everything of the lab that is shared by all checkouts on this machine."""
-    return Path(os.environ.get("GPULAB_HOME", "/var/lib/gpulab"))
+    return Path(os.environ.get("GPULAB_HOME", DEFAULT_HOME))
+
+
+def tag() -> str:
+    """Tells a second lab on this machine (another GPULAB_HOME, its own engine) from the usual one."""
+    return "" if home() == DEFAULT_HOME else hashlib.sha256(str(home()).encode()).hexdigest()[:6]
 
 
 def run_dir() -> Path:
     """Sockets, pid files and locks."""
-    return Path("/run/gpulab")
+    return Path(f"/run/gpulab-{tag()}" if tag() else "/run/gpulab")
+
+
+def bridge() -> str:
+    """The network interface of the lab's network."""
+    return f"gpulab-{tag()}" if tag() else "gpulab0"
 
 
 def dot_lab() -> Path:

@@ -86,9 +86,8 @@ def output(
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]}: command not found") from error
     if done.returncode:
-        raise LabError(
-            f"{what or ' '.join(argv[:3])} failed (exit code {done.returncode}):\n{tail(done.stderr or done.stdout)}"
-        )
+        said = tail(done.stderr or done.stdout)
+        raise LabError(f"{what or ' '.join(argv[:3])} failed (exit code {done.returncode}):\n{said}")
     return done.stdout
 
 
