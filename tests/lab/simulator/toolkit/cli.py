@@ -5,7 +5,6 @@ library cache, as the real one does."""
 import ctypes
 import os
 import re
-import subprocess
 import sys
 import time
 
@@ -24,6 +23,7 @@ from .common import (
     driver_binaries,
     driver_libraries,
     inside,
+    modprobe,
     run_ldconfig,
 )
 
@@ -53,10 +53,7 @@ def log_line(options, text):
 def load_kernel_modules(options):
     for module in ("nvidia", "nvidia-uvm", "nvidia-modeset"):
         log_line(options, "loading kernel module " + module.replace("-", "_"))
-        done = subprocess.run(
-            ["/sbin/modprobe", module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-        )
-        if done.returncode:
+        if not modprobe(module):
             log_line(options, "could not load kernel module " + module.replace("-", "_"))
 
 

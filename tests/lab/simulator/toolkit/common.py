@@ -324,6 +324,15 @@ def find_program(name, extra="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
     return None
 
 
+def modprobe(module):
+    """Load a kernel module; False when it cannot be."""
+    program = find_program("modprobe")
+    if not program:
+        return False
+    quiet = subprocess.DEVNULL
+    return subprocess.run([program, "-q", module], stdout=quiet, stderr=quiet, check=False).returncode == 0
+
+
 def inside(root, path):
     """`path` in the container's root, with its symbolic links followed inside that root only."""
     parts, done, hops = [part for part in path.split("/") if part], [], 0

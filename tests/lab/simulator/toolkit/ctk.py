@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 from .common import (
@@ -19,6 +18,7 @@ from .common import (
     dump_toml,
     load_cdi,
     load_tables,
+    modprobe,
     to_yaml,
     version_text,
 )
@@ -263,7 +263,8 @@ def create_device_nodes(words):
     parse_flags(words, strings=("dev-root", "driver-root", "root"), switches=("control-devices", "load-kernel-modules", "dry-run"),
                 aliases={"control-device": "control-devices"})  # fmt: skip
     for module in ("nvidia", "nvidia-uvm", "nvidia-modeset"):
-        subprocess.run(["/sbin/modprobe", module], check=False)
+        if not modprobe(module):
+            raise Failure(f"failed to load NVIDIA kernel modules: failed to load module {module}")
 
 
 COMMANDS = {

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 
@@ -17,6 +16,7 @@ from .common import (
     find_program,
     load_cdi,
     load_tables,
+    modprobe,
     version_text,
     visible_devices,
 )
@@ -114,12 +114,7 @@ def from_specs(config, tables, devices):
 
 def just_in_time(config, tables, devices):
     for module in tables.get("nvidia-container-runtime.modes.jit-cdi", {}).get("load-kernel-modules", []):
-        subprocess.run(
-            ["/sbin/modprobe", "-q", module],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
+        modprobe(module)
     try:
         spec = cdi_spec("runtime.nvidia.com", "gpu")
     except Failure as error:

@@ -1,0 +1,144 @@
+"""Shared by the simulator's unit tests: they need gcc, no root, no lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import build  # noqa: E402
+
+KERNEL = os.uname().release
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole build, for a kernel of Ubuntu's naming."""
+    directory = tmp_path_factory.mktemp("simulator")
+    command = [sys.executable, HERE / "build.py", "--output", directory, "--kernel", "6.8.0-136-generic"]
+    subprocess.run(command, check=True)
+    return directory
+
+
+class Machine:
+    """Simulated hardware in a directory instead of /: no mounts, plain files as device nodes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.program = HERE / "node/usr/lib/gpulab/hardware"
+        local = root / "usr/lib/gpulab"
+        local.mkdir(parents=True)
+        # The program finds its models beside itself, as in a node.
+        shutil.copy(self.program, local / "hardware")
+        shutil.copy(HERE / "models.json", local / "models.json")
+        (local / "nouveau.ko").write_bytes(
+            build.build_module("nouveau", None, "nouveau", KERNEL) + build.signature()
+        )
+        self.profile: dict[str, Any] = {"gpus": [{"pci": "0000:3b:00.0", "model": "a100"}], "faults": {}}
+        (root / "lib/modules" / KERNEL).mkdir(parents=True)
+        (root / "boot").mkdir()
+        (root / "dev").mkdir()
+
+    def run(self, *arguments: str) -> SimpleNamespace:
+        """One call of the hardware program."""
+        path = self.root / "etc/gpulab/hardware.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.profile))
+        done = subprocess.run(
+            [sys.executable, self.root / "usr/lib/gpulab/hardware", *arguments],
+            env={**os.environ, "GPULAB_ROOT": str(self.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return SimpleNamespace(rc=done.returncode, out=done.stdout, err=done.stderr)
+
+    def boot(self, **faults: Any) -> None:
+        """A boot: what was in memory is gone."""
+        if faults:
+            self.profile["faults"].update(faults)
+        for name in ("run", "proc", "sys", "dev"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        (self.root / "dev").mkdir()
+        done = self.run("boot")
+        assert done.rc == 0, done.err
+
+    def install(
+        self, version: str = "580.95.05", flavour: str = "open", *, signed: bool = True, udev: bool = True
+    ) -> None:
+        """The driver's modules on disk, as the packages leave them."""
+        directory = self.root / "lib/modules" / KERNEL / "kernel" / f"nvidia-{version}"
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in build.MODULE_NAMES:
+            data = build.build_module(name, build.DRIVERS[version], flavour, KERNEL)
+            (directory / f"{name}.ko").write_bytes(data + (build.signature() if signed else b""))
+        modules = self.root / "lib/modules" / KERNEL
+        found = sorted(path.relative_to(modules) for path in modules.rglob("*.ko"))
+        # The newest driver wins, as there is only one in a real tree.
+        unique = {path.name: path for path in sorted(found, key=lambda path: path.parts[1] == directory.name)}
+        (modules / "modules.dep").write_text("".join(f"{path}:\n" for path in unique.values()))
+        if udev:
+            self.write("lib/udev/rules.d/71-nvidia.rules", build.UDEV_RULES)
+
+    def write(self, path: str, text: str) -> None:
+        """A file of the machine."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def read(self, path: str) -> str:
+        """A file of the machine, or '' when it is not there."""
+        target = self.root / path
+        return target.read_text() if target.exists() else ""
+
+    def driver_of(self, address: str = "0000:3b:00.0") -> str | None:
+        """Which driver the PCI device is bound to."""
+        link = self.root / "sys/bus/pci/devices" / address / "driver"
+        return link.readlink().name if link.is_symlink() else None
+
+
+@pytest.fixture(scope="session")
+def machine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every test's machine lives: the libraries are compiled for one place, once."""
+    return tmp_path_factory.mktemp("machine") / "root"
+
+
+@pytest.fixture
+def machine(machine_root: Path) -> Machine:
+    """A new machine with one A100, not booted yet."""
+    shutil.rmtree(machine_root, ignore_errors=True)
+    return Machine(machine_root)
+
+
+@pytest.fixture(scope="session")
+def libraries(machine_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The user-space libraries and nvidia-smi of a driver version, looking at the machine's root."""
+    include = tmp_path_factory.mktemp("include")
+    build.generated_includes(include)
+    built: dict[str, Path] = {}
+
+    def of(version: str) -> Path:
+        if version not in built:
+            directory = built[version] = tmp_path_factory.mktemp(f"libraries-{version}")
+            cuda = build.DRIVERS[version].cuda
+            for name in ("libcuda", "libnvidia-ml"):
+                build.build_library(
+                    name, version, cuda, directory / f"{name}.so.1", include, str(machine_root)
+                )
+            build.build_program(
+                "nvidia-smi.c", directory / "nvidia-smi", include, f'-DSIM_VERSION="{version}"'
+            )
+        return built[version]
+
+    return of

@@ -1,0 +1,258 @@
+"""The simulated libraries and nvidia-smi, over another root."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import build
+import pytest
+from conftest import Machine
+
+VERSION = "580.95.05"
+QUERY = """
+import json, pynvml as n
+out = {}
+try:
+    n.nvmlInit()
+except n.NVMLError as error:
+    print(json.dumps({"error": error.value, "text": str(error)}))
+    raise SystemExit
+out["driver"] = n.nvmlSystemGetDriverVersion()
+out["cuda"] = n.nvmlSystemGetCudaDriverVersion()
+out["devices"] = []
+for index in range(n.nvmlDeviceGetCount()):
+    try:
+        h = n.nvmlDeviceGetHandleByIndex(index)
+    except n.NVMLError as error:
+        out["devices"].append({"error": error.value})
+        continue
+    try:
+        mig = list(n.nvmlDeviceGetMigMode(h))
+    except n.NVMLError_NotSupported:
+        mig = None
+    out["devices"].append({
+        "name": n.nvmlDeviceGetName(h), "uuid": n.nvmlDeviceGetUUID(h), "bus": n.nvmlDeviceGetPciInfo(h).busId,
+        "id": n.nvmlDeviceGetPciInfo(h).pciDeviceId,
+        "total": n.nvmlDeviceGetMemoryInfo(h).total >> 20, "total2": n.nvmlDeviceGetMemoryInfo(h, n.nvmlMemory_v2).total >> 20,
+        "cc": list(n.nvmlDeviceGetCudaComputeCapability(h)), "mig": mig, "util": n.nvmlDeviceGetUtilizationRates(h).gpu,
+        "temperature": n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU), "minor": n.nvmlDeviceGetMinorNumber(h),
+        "persistence": n.nvmlDeviceGetPersistenceMode(h),
+    })
+n.nvmlShutdown()
+print(json.dumps(out))
+"""
+
+
+class Driver:
+    """A booted machine with the driver loaded, and libraries that look at it."""
+
+    def __init__(self, machine: Machine, directory: Path) -> None:
+        self.machine, self.directory = machine, directory
+
+    def nvml(self) -> dict:
+        """What pynvml sees."""
+        done = subprocess.run(
+            [sys.executable, "-c", QUERY],
+            env={**os.environ, "LD_LIBRARY_PATH": str(self.directory)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def smi(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of nvidia-smi."""
+        done = subprocess.run(
+            [self.directory / "nvidia-smi", *arguments],
+            env={**os.environ, "LD_LIBRARY_PATH": str(self.directory)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def cuda(self, expression: str = "init", **env: str) -> int:
+        """cuInit's result, or the number of devices, in a fresh process."""
+        code = f"""
+import ctypes
+c = ctypes.CDLL({str(self.directory / "libcuda.so.1")!r})
+init = c.cuInit(0)
+count = ctypes.c_int(-1)
+c.cuDeviceGetCount(ctypes.byref(count))
+print(init if {expression!r} == "init" else count.value)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(done.stdout)
+
+
+@pytest.fixture
+def driver(machine: Machine, libraries: Callable[[str], Path]) -> Driver:
+    """An A100 and a T4 with the open driver 580.95.05 loaded."""
+    machine.profile["gpus"].append({"pci": "0000:5e:00.0", "model": "t4"})
+    machine.install(VERSION)
+    machine.boot()
+    return Driver(machine, libraries(VERSION))
+
+
+def test_pynvml_lists_the_gpus(driver: Driver) -> None:
+    seen = driver.nvml()
+    assert (seen["driver"], seen["cuda"]) == (VERSION, 13000)
+    a100, t4 = seen["devices"]
+    assert (a100["name"], a100["cc"], a100["total"], a100["total2"], a100["mig"]) == (
+        "NVIDIA A100 80GB PCIe",
+        [8, 0],
+        81920,
+        81920,
+        [0, 0],
+    )
+    assert (a100["bus"], a100["id"], a100["minor"]) == ("00000000:3B:00.0", 0x20B510DE, 0)
+    assert (t4["name"], t4["cc"], t4["mig"], t4["minor"]) == ("Tesla T4", [7, 5], None, 1)
+    assert a100["uuid"].startswith("GPU-") and a100["uuid"] != t4["uuid"]
+
+
+def test_smi_prints_the_real_forms(driver: Driver) -> None:
+    code, text = driver.smi()
+    assert code == 0
+    assert (
+        f"| NVIDIA-SMI {VERSION}              Driver Version: {VERSION}      CUDA Version: 13.0     |" in text
+    )
+    assert len({len(line) for line in text.splitlines() if line.startswith(("|", "+"))}) == 1, "ragged table"
+    assert driver.smi("-L")[1].startswith("GPU 0: NVIDIA A100 80GB PCIe (UUID: GPU-")
+    assert driver.smi("--query-gpu=index,name,memory.total,compute_cap", "--format=csv,noheader,nounits") == (
+        0,
+        "0, NVIDIA A100 80GB PCIe, 81920, 8.0\n1, Tesla T4, 15360, 7.5\n",
+    )
+    assert driver.smi("--query-gpu=memory.total", "--format=csv")[1].splitlines()[0] == "memory.total [MiB]"
+    assert driver.smi("--query-gpu=no.such", "--format=csv")[0] == 2
+
+
+def test_driver_that_is_not_loaded(driver: Driver) -> None:
+    for name in ("nvidia_uvm", "nvidia_modeset", "nvidia"):
+        assert driver.machine.run("rmmod", name).rc == 0
+    assert driver.nvml() == {"error": 9, "text": "Driver Not Loaded"}
+    code, text = driver.smi()
+    assert code == 9
+    assert "couldn't communicate with the NVIDIA driver" in text
+    assert driver.cuda() == 100
+
+
+def test_library_that_is_missing(driver: Driver, tmp_path: Path) -> None:
+    shutil.copy(driver.directory / "nvidia-smi", tmp_path)
+    code, text = Driver(driver.machine, tmp_path).smi()
+    assert code == 12
+    assert "couldn't find libnvidia-ml.so" in text
+
+
+def test_library_newer_than_the_module(machine: Machine, libraries: Callable[[str], Path]) -> None:
+    machine.install("580.82.07")
+    machine.boot()
+    driver = Driver(machine, libraries(VERSION))
+    assert driver.nvml()["error"] == 18
+    assert driver.smi() == (
+        18,
+        "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95\n",
+    )
+    assert driver.cuda() == 803
+
+
+def test_gpu_off_the_bus_is_lost(driver: Driver) -> None:
+    driver.machine.profile["faults"]["gpu_off_bus"] = ["0000:5e:00.0"]
+    assert driver.machine.run("apply").rc == 0
+    assert driver.nvml()["devices"][1] == {"error": 15}
+    code, text = driver.smi()
+    assert code == 15 and "GPU is lost" in text
+    assert driver.cuda("count") == 1
+
+
+def test_uvm_that_is_missing(driver: Driver) -> None:
+    driver.machine.profile["faults"]["uvm_missing"] = True
+    assert driver.machine.run("apply").rc == 0
+    assert len(driver.nvml()["devices"]) == 2
+    assert driver.cuda() == 999
+
+
+def test_device_nodes_that_are_missing(driver: Driver) -> None:
+    driver.machine.profile["faults"]["device_nodes_missing"] = True
+    assert driver.machine.run("apply").rc == 0
+    assert driver.nvml()["error"] == 9
+    assert driver.cuda() == 100
+
+
+def test_nvml_error_of_the_profile(driver: Driver) -> None:
+    driver.machine.profile["faults"].update(nvml_error=999, cuda_error=999)
+    assert driver.machine.run("apply").rc == 0
+    assert driver.nvml()["error"] == 999
+    assert driver.smi() == (255, "Failed to initialize NVML: Unknown Error\n")
+    assert driver.cuda() == 999
+
+
+def test_adapter_that_does_not_initialise(driver: Driver) -> None:
+    driver.machine.profile["faults"]["rm_init_failed"] = True
+    assert driver.machine.run("apply").rc == 0
+    assert driver.smi() == (6, "No devices were found\n")
+    assert driver.cuda() == 100
+
+
+def test_fabric_that_is_not_ready(driver: Driver) -> None:
+    driver.machine.profile["nvswitches"] = 2
+    driver.machine.boot()
+    assert driver.cuda() == 802
+    assert driver.machine.run("fabric-ready").rc == 0
+    assert driver.cuda() == 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("0", 1), ("1,0", 2), ("1", 1), ("0,5", 1), ("", -1), ("-1", -1), ("0,0", -1), ("GPU-", 1)],
+)
+def test_cuda_visible_devices(driver: Driver, visible: str, count: int) -> None:
+    assert driver.cuda("count", CUDA_VISIBLE_DEVICES=visible) == count
+
+
+def test_cuda_device_properties(driver: Driver) -> None:
+    library = ctypes.CDLL(str(driver.directory / "libcuda.so.1"))
+    assert library.cuInit(0) == 0
+    version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    assert version.value == 13000
+    library.cuDeviceComputeCapability(ctypes.byref(major), ctypes.byref(minor), 1)
+    assert (major.value, minor.value) == (7, 5)
+    name = ctypes.create_string_buffer(64)
+    library.cuDeviceGetName(name, 64, 1)
+    assert name.value == b"Tesla T4"
+    bus = ctypes.create_string_buffer(16)
+    assert library.cuDeviceGetPCIBusId(bus, 16, 0) == 0 and bus.value == b"0000:3B:00.0"
+    text = ctypes.c_char_p()
+    library.cuGetErrorName(803, ctypes.byref(text))
+    assert text.value == b"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"
+    assert library.cuDeviceGetName(name, 64, 2) == 101
+
+
+def test_every_model_is_known_to_the_libraries(machine: Machine, libraries: Callable[[str], Path]) -> None:
+    models = {
+        key: model
+        for key, model in build.load_models().items()
+        if not model["last"] and model["open"] != "no"
+    }
+    machine.profile["gpus"] = [
+        {"pci": f"0000:{index + 1:02x}:00.0", "model": key} for index, key in enumerate(models)
+    ]
+    machine.install("595.71.05")
+    machine.boot()
+    seen = Driver(machine, libraries("595.71.05")).nvml()["devices"]
+    assert [device["name"] for device in seen] == [model["name"] for model in models.values()]
+    assert [".".join(map(str, device["cc"])) for device in seen] == [model["sm"] for model in models.values()]

@@ -1,0 +1,287 @@
+"""The simulated machine: PCI bus, kernel modules, boot, faults."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import KERNEL, Machine
+
+VERSION_FILE = "proc/driver/nvidia/version"
+BLACKLIST = "blacklist nouveau\noptions nouveau modeset=0\n"
+
+
+def test_bare_machine_shows_its_gpu(machine: Machine) -> None:
+    machine.boot()
+    base = "sys/bus/pci/devices/0000:3b:00.0"
+    assert [machine.read(f"{base}/{name}") for name in ("vendor", "device", "class", "subsystem_device")] == [
+        "0x10de\n", "0x20b5\n", "0x030200\n", "0x1533\n",
+    ]  # fmt: skip
+    config = (machine.root / base / "config").read_bytes()
+    assert config[:4] == b"\xde\x10\xb5\x20"
+    assert machine.driver_of() is None
+    done = machine.run("modprobe", "nvidia")
+    assert (done.rc, done.err) == (
+        1,
+        f"modprobe: FATAL: Module nvidia not found in directory /lib/modules/{KERNEL}\n",
+    )
+    assert machine.run("modprobe", "-q", "nvidia").err == ""
+
+
+def test_loading_publishes_what_the_real_module_does(machine: Machine) -> None:
+    machine.boot()
+    machine.install("580.95.05", "open", udev=False)
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE).startswith(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build"
+    )
+    assert machine.read("sys/module/nvidia/version") == "580.95.05\n"
+    assert "Model: \t\t NVIDIA A100 80GB PCIe\n" in machine.read(
+        "proc/driver/nvidia/gpus/0000:3b:00.0/information"
+    )
+    assert sorted(path.name for path in (machine.root / "dev").iterdir()) == ["nvidia0", "nvidiactl"]
+    assert machine.driver_of() == "nvidia"
+    assert "195 nvidiactl" in machine.read("run/gpulab/devices")
+    assert machine.read("proc/driver/nvidia/registry") == 'Binary: ""\n'
+    # Headless machines get uvm from udev's rules or by name.
+    assert machine.run("modprobe", "nvidia-uvm").rc == 0
+    assert (machine.root / "dev/nvidia-uvm").exists()
+    assert machine.read("sys/module/nvidia/refcnt") == "1\n"
+
+
+def test_proprietary_module_has_its_own_wording(machine: Machine) -> None:
+    machine.boot()
+    machine.install("535.274.02", "proprietary")
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE).startswith(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.274.02  Fri"
+    )
+    assert machine.read("sys/module/nvidia/taint") == "POE\n"
+
+
+def test_loaded_stays_loaded_until_the_next_boot(machine: Machine) -> None:
+    machine.install("580.82.07")
+    machine.boot()
+    assert "580.82.07" in machine.read(VERSION_FILE)
+    machine.install("580.95.05")
+    assert machine.run("modprobe", "nvidia").rc == 0, "already loaded: nothing happens"
+    assert "580.82.07" in machine.read(VERSION_FILE)
+    machine.boot()
+    assert "580.95.05" in machine.read(VERSION_FILE)
+
+
+def test_modules_in_use_are_not_removed(machine: Machine) -> None:
+    machine.install()
+    machine.boot()
+    done = machine.run("modprobe", "-r", "nvidia")
+    assert (done.rc, done.err) == (
+        1,
+        "modprobe: FATAL: Module nvidia is in use by: nvidia_modeset nvidia_uvm.\n",
+    )
+    done = machine.run("rmmod", "nvidia")
+    assert (done.rc, done.err) == (1, "rmmod: ERROR: Module nvidia is in use by: nvidia_modeset nvidia_uvm\n")
+    assert machine.run("rmmod", "nvidia_uvm", "nvidia_modeset", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE) == ""
+    assert list((machine.root / "dev").iterdir()) == []
+    assert machine.driver_of() is None
+    assert machine.run("rmmod", "nvidia").err == "rmmod: ERROR: Module nvidia is not currently loaded\n"
+
+
+def test_nouveau_needs_blacklist_and_initramfs_and_reboot(machine: Machine) -> None:
+    machine.boot(nouveau_bound=True)
+    assert machine.driver_of() == "nouveau"
+    machine.install()
+    done = machine.run("modprobe", "nvidia")
+    assert (done.rc, done.err) == (1, "modprobe: ERROR: could not insert 'nvidia': No such device\n")
+    assert "NVRM: The NVIDIA probe routine was not called for 1 device(s)." in machine.read("run/gpulab/kmsg")
+    machine.write("etc/modprobe.d/blacklist-nouveau.conf", BLACKLIST)
+    machine.boot()
+    assert machine.driver_of() == "nouveau", "the initramfs still loads it"
+    done = machine.run("update-initramfs", "-u")
+    assert done.out == f"update-initramfs: Generating /boot/initrd.img-{KERNEL}\n"
+    assert machine.driver_of() == "nouveau", "a loaded module stays"
+    machine.boot()
+    assert machine.driver_of() == "nvidia"
+
+
+def test_blacklist_without_root_file_system_is_not_enough(machine: Machine) -> None:
+    machine.write("etc/modprobe.d/blacklist-nouveau.conf", BLACKLIST)
+    machine.boot(nouveau_bound=True)
+    assert machine.driver_of() is None
+    (machine.root / "etc/modprobe.d/blacklist-nouveau.conf").unlink()
+    machine.boot()
+    assert machine.driver_of() == "nouveau", "udev loads it once the root file system is there"
+
+
+def test_blacklisted_nvidia_is_loaded_by_name_only(machine: Machine) -> None:
+    machine.write("etc/modprobe.d/no.conf", "blacklist nvidia\n")
+    machine.install()
+    machine.boot()
+    assert machine.read(VERSION_FILE) == ""
+    assert machine.run("modprobe", "-b", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE) == ""
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE)
+
+
+def test_install_line_is_obeyed(machine: Machine) -> None:
+    machine.write("etc/modprobe.d/no.conf", "install nvidia /bin/false\n")
+    machine.install()
+    machine.boot()
+    done = machine.run("modprobe", "nvidia")
+    assert done.rc == 1
+    assert "Error running install command '/bin/false' for module nvidia: retcode 1" in done.err
+    assert done.err.endswith("modprobe: ERROR: could not insert 'nvidia': Invalid argument\n")
+
+
+def test_secure_boot_takes_signed_modules_only(machine: Machine) -> None:
+    machine.install(signed=False)
+    machine.boot(secure_boot=True)
+    variable = machine.root / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    assert variable.read_bytes() == b"\x06\0\0\0\x01"
+    done = machine.run("modprobe", "nvidia")
+    assert (done.rc, done.err) == (
+        1,
+        "modprobe: ERROR: could not insert 'nvidia': Key was rejected by service\n",
+    )
+    machine.install(signed=True)
+    assert machine.run("modprobe", "nvidia").rc == 0
+
+
+def test_module_of_another_kernel(machine: Machine) -> None:
+    machine.boot()
+    machine.install()
+    path = next((machine.root / "lib/modules").rglob("nvidia.ko"))
+    path.write_bytes(
+        path.read_bytes().replace(f"vermagic={KERNEL}".encode(), f"vermagic=9{KERNEL[1:]}".encode())
+    )
+    done = machine.run("modprobe", "nvidia")
+    assert (done.rc, done.err) == (1, "modprobe: ERROR: could not insert 'nvidia': Exec format error\n")
+
+
+def test_gpu_off_the_bus(machine: Machine) -> None:
+    machine.install()
+    machine.boot(gpu_off_bus=True)
+    assert not (machine.root / "sys/bus/pci/devices/0000:3b:00.0").exists()
+    done = machine.run("modprobe", "nvidia")
+    assert (done.rc, done.err) == (1, "modprobe: ERROR: could not insert 'nvidia': No such device\n")
+
+
+def test_gpu_falls_off_the_bus_of_a_running_machine(machine: Machine) -> None:
+    machine.install()
+    machine.boot()
+    machine.profile["faults"]["gpu_off_bus"] = True
+    assert machine.run("apply").rc == 0
+    assert not (machine.root / "sys/bus/pci/devices/0000:3b:00.0").exists()
+    assert "NVRM: Xid (PCI:0000:3b:00): 79, " in machine.read("run/gpulab/kmsg")
+    assert "SimulatedFault: lost=0000:3b:00.0" in machine.read("proc/driver/nvidia/registry")
+    machine.profile["faults"].clear()
+    assert machine.run("apply").rc == 0
+    assert machine.driver_of() == "nvidia"
+    assert machine.read("proc/driver/nvidia/registry") == 'Binary: ""\n'
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "flavour", "answer"),
+    [
+        ("k80", "535.274.02", "proprietary", "supported through the NVIDIA 470.xx Legacy drivers"),
+        ("k80", "470.256.02", "proprietary", None),
+        ("v100", "595.71.05", "proprietary", "supported through the NVIDIA 580.xx Legacy drivers"),
+        ("v100", "580.95.05", "proprietary", None),
+        ("p100", "580.95.05", "open", "is not supported by open"),
+        ("h100", "470.256.02", "proprietary", "is not supported by the"),
+        ("h100", "535.274.02", "open", None),
+        ("b200", "535.274.02", "open", "is not supported by open"),
+        ("b200", "580.95.05", "open", None),
+    ],
+)
+def test_driver_takes_only_the_chips_it_knows(
+    machine: Machine, model: str, version: str, flavour: str, answer: str | None
+) -> None:
+    machine.profile["gpus"][0]["model"] = model
+    machine.boot()
+    machine.install(version, flavour)
+    done = machine.run("modprobe", "nvidia")
+    if answer is None:
+        assert done.rc == 0, done.err
+        return
+    assert done.err == "modprobe: ERROR: could not insert 'nvidia': No such device\n"
+    assert answer in machine.read("run/gpulab/kmsg")
+
+
+def test_blackwell_loads_the_proprietary_module_and_does_not_start(machine: Machine) -> None:
+    machine.profile["gpus"][0]["model"] = "b200"
+    machine.boot()
+    machine.install("580.95.05", "proprietary")
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert "requires use of the NVIDIA open kernel modules" in machine.read("run/gpulab/kmsg")
+    assert "SimulatedFault: rminit=0000:3b:00.0" in machine.read("proc/driver/nvidia/registry")
+
+
+def test_module_not_loaded_at_boot_can_be_loaded(machine: Machine) -> None:
+    machine.install()
+    machine.boot(module_not_loaded=True)
+    assert machine.read(VERSION_FILE) == ""
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE)
+
+
+def test_uvm_missing(machine: Machine) -> None:
+    machine.install()
+    machine.boot(uvm_missing=True)
+    assert not (machine.root / "dev/nvidia-uvm").exists()
+    assert machine.run("modprobe", "nvidia_uvm").rc == 0
+    assert (machine.root / "dev/nvidia-uvm").exists()
+
+
+def test_driver_is_not_loaded_by_udev_without_rules(machine: Machine) -> None:
+    machine.boot()
+    machine.install(udev=False)
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert not (machine.root / "dev/nvidia-uvm").exists()
+
+
+def test_restarted_service_is_no_reboot(machine: Machine) -> None:
+    machine.boot()
+    first = machine.read("run/gpulab/boot_id")
+    assert machine.run("boot").rc == 0
+    assert machine.read("run/gpulab/boot_id") == first
+    machine.boot()
+    assert machine.read("run/gpulab/boot_id") != first
+
+
+def test_update_initramfs_speaks_as_the_real_one(machine: Machine) -> None:
+    machine.boot()
+    assert (
+        machine.run("update-initramfs", "-u", "-k", "all").out
+        == f"update-initramfs: Generating /boot/initrd.img-{KERNEL}\n"
+    )
+    assert machine.run("update-initramfs").rc == 1
+    assert machine.run("update-initramfs", "-d", "-k", KERNEL).rc == 0
+    assert not (machine.root / f"boot/initrd.img-{KERNEL}").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ({"gpus": [{"model": "a1000"}]}, "gpus[0].model 'a1000'"),
+        ({"gpus": [{"model": "a100", "pci": "3b"}]}, "gpus[0].pci '3b'"),
+        ({"gpus": [], "faults": {"nouveau": True}}, "faults.nouveau=True"),
+        ({"gpus": [], "faults": {"secure_boot": "yes"}}, "faults.secure_boot='yes'"),
+    ],
+)
+def test_bad_profile_is_refused(machine: Machine, profile: dict, message: str) -> None:
+    machine.profile = profile
+    done = machine.run("boot")
+    assert done.rc == 1
+    assert message in done.err
+
+
+def test_models_can_be_named_by_device_id(machine: Machine) -> None:
+    machine.profile["gpus"] = [{"pci": "0000:af:00.0", "model": "1EB8"}]
+    machine.boot()
+    assert machine.read("sys/bus/pci/devices/0000:af:00.0/device") == "0x1eb8\n"
+
+
+def test_machine_without_a_profile_has_no_gpu(machine: Machine) -> None:
+    machine.profile = {}
+    machine.boot()
+    assert not (machine.root / "sys/bus/pci/devices").exists()
