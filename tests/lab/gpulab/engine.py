@@ -167,7 +167,7 @@ def ensure() -> tuple[Docker, str]:
     if facts.get("Driver") == "vfs":
         raise LabError(
             f"the Docker Engine at {docker.host} uses the vfs storage driver, which copies every "
-            "image in full for every container: put the lab on a disk where overlay2 works (GPULAB_HOME=/on/ext4)"
+            "image in full for every container: put the lab where overlay2 works (GPULAB_HOME=/on/ext4)"
         )
     whose = "own" if docker.own else "the user's"
     version, driver, cgroup = (facts.get(key, "?") for key in ("ServerVersion", "Driver", "CgroupVersion"))
