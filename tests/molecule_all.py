@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 LOGS = ROOT / "artifacts" / "molecule"
 # The long ones first, so that the short ones fill the other half of the machine.
 LONGEST_FIRST = ("site", "gpu_verify", "refusals")
-STEP = re.compile(r"➜ ([a-z_]+): Executing")
+STEP = re.compile(r"\[\w+ > ([a-z_]+)\] Executing$")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LIMIT_SECONDS = 1200
 
@@ -69,6 +69,7 @@ def environment() -> dict[str, str]:
         "PATH": f"{BIN}:{os.environ.get('PATH', '')}",
         "NO_COLOR": "1",
         "ANSIBLE_NOCOLOR": "1",
+        "MOLECULE_COMMAND_BORDERS": "0",
         "PYTHONUNBUFFERED": "1",
     }
     for name in ("FORCE_COLOR", "PY_COLORS", "ANSIBLE_FORCE_COLOR"):
@@ -133,9 +134,11 @@ def clean_up(name: str) -> None:
             )
 
 
-def tail(path: Path, lines: int = 70) -> str:
-    """The end of a log, where the failure is."""
-    return "\n".join(path.read_text(encoding="utf-8").splitlines()[-lines:])
+def failure(path: Path, lines: int = 70) -> str:
+    """The end of a log, or what stands above the point where molecule gave up and began to clean up."""
+    text = path.read_text(encoding="utf-8").splitlines()
+    end = next((i for i, line in enumerate(text) if "An error occurred during the test" in line), len(text))
+    return "\n".join(text[max(0, end - lines) : end])
 
 
 def main() -> int:
@@ -165,7 +168,7 @@ def main() -> int:
         raise
     for result in results:
         if not result.ok:
-            print(f"\n=== the end of {result.log.relative_to(ROOT)}\n{tail(result.log)}")
+            print(f"\n=== where {result.log.relative_to(ROOT)} fails\n{failure(result.log)}")
     print(f"\n{'scenario':<26} {'verdict':<8} {'seconds':>7}  steps")
     for result in results:
         steps = " ".join(f"{name} {seconds:.0f}" for name, seconds in result.steps)

@@ -43,7 +43,7 @@ class Run:
 def ansible(*command: str, timeout: int = 900) -> Run:
     """Run an Ansible program with the repository's own configuration."""
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_"))},
+        **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
         "PATH": f"{BIN}:{os.environ.get('PATH', '')}",

@@ -9,14 +9,23 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "host"), str(ROOT / "molecule" / "shared")]
 
 from labnodes import LAB, Node, labctl, reach, running_nodes, write_inventory
 from runner import playbook
+from small_image import MIRROR, publish
 
 NODE = "gpulab-tamper"
-# A setting of the user's own: one of the things that can be tampered with.
-WISHES = {"docker_engine_daemon_config": {"log-opts": {"max-size": "9m"}}}
+WISHES = {
+    # An image is removed and fetched again here; the real one would take minutes and prove no more.
+    "framework_image_registry_mirror": MIRROR,
+    "docker_engine_daemon_config": {
+        "insecure-registries": [MIRROR.partition("/")[0]],
+        # A setting of the user's own: one of the things that can be tampered with.
+        "log-opts": {"max-size": "9m"},
+    },
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +40,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     connection = running_nodes().get(NODE) if keep else None
     if connection is None:
         connection = json.loads(labctl("node-up", NODE, "--gpus=a100", "--os=ubuntu-22.04", "--json"))
+    publish()
     try:
         directory = tmp_path_factory.mktemp("inventory")
         write_inventory(directory, connection, WISHES)

@@ -70,6 +70,8 @@ def write_inventory(directory: Path, connection: dict[str, Any], variables: dict
         "ansible_user": connection["user"],
         "ansible_ssh_private_key_file": connection["identity_file"],
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={connection['known_hosts']}",
+        # Otherwise the lab's variables look for it beside the inventory.
+        "gpulab_directory": str(ROOT / ".lab"),
         **variables,
     }
     text = json.dumps({"gpu_nodes": {"hosts": {connection["name"]: host}}}, indent=2)

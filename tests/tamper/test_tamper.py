@@ -75,16 +75,12 @@ GROUPS: dict[str, tuple[Damage, ...]] = {
             may=("apt.refresh_lists",),
         ),
         damage(
-            "users_wished_key_changed",
-            EDIT_JSON % 'data["log-opts"] = {"max-size": "1g"}',
+            "users_wished_key_removed",
+            EDIT_JSON % 'del data["log-opts"]',
             "docker.daemon_config",
             may=("docker.restart",),
         ),
-        damage(
-            "image_removed",
-            "docker image rm --no-prune $(docker image ls --format '{{.Repository}}:{{.Tag}}')",
-            "image.fetch",
-        ),
+        damage("image_removed", "docker image rm --force $(docker image ls --quiet)", "image.fetch"),
     ),
     "runtime": (
         damage("upgrade_guard_removed", "rm /etc/apt/apt.conf.d/52gpuready-nvidia", "driver.upgrade_guard"),
@@ -173,6 +169,7 @@ GROUPS: dict[str, tuple[Damage, ...]] = {
 BROKEN = {
     "not_json": '{"runtimes": {"nvidia": }',
     "not_an_object": '["nvidia"]',
+    "wished_key_set_to_something_else": '{"log-opts": {"max-size": "1g"}}',
     "foreign_runtime": '{"runtimes": {"nvidia": {"path": "/opt/mine/nvidia-container-runtime"}}}',
 }
 
