@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from gpuready.catalog import load_catalog
+from gpuready.planner import plan
 from planner_nodes import (
     FIXTURES,
     KERNEL,
@@ -21,9 +23,6 @@ from planner_nodes import (
     driver_packages,
     offer,
 )
-
-from gpuready.catalog import load_catalog
-from gpuready.planner import plan
 
 TODAY = "2026-11-23"
 
@@ -121,7 +120,9 @@ def old_apt_lists() -> Node:
 
 def mixed_volta_ampere() -> Node:
     """Volta has no open modules and ends at 580."""
-    return bare("1db4", "20b5", branches={595: "595.71.05-0ubuntu0.22.04.1", 535: "535.274.02-0ubuntu0.22.04.1"})
+    return bare(
+        "1db4", "20b5", branches={595: "595.71.05-0ubuntu0.22.04.1", 535: "535.274.02-0ubuntu0.22.04.1"}
+    )
 
 
 def mixed_volta_blackwell() -> Node:
@@ -129,9 +130,7 @@ def mixed_volta_blackwell() -> Node:
 
 
 def kepler() -> Node:
-    return bare(
-        "102d", branches={580: "580.95.05-0ubuntu0.22.04.2", 470: "470.256.02-0ubuntu0.22.04.1"}
-    )
+    return bare("102d", branches={580: "580.95.05-0ubuntu0.22.04.2", 470: "470.256.02-0ubuntu0.22.04.1"})
 
 
 def rubin() -> Node:

@@ -306,7 +306,8 @@ def apply(node: Node, plan: Node) -> Node:
         docker.update(installed=True, package=row["name"], version=plain)
         node["framework"]["images"] = node["framework"]["images"] or []
     if "toolkit.install" in done:
-        version = runtime["toolkit"]["version"] or node["apt"]["candidates"][TOOLKIT[0]]["candidate"]
+        versions = node["apt"]["candidates"][TOOLKIT[0]]["versions"]
+        version = runtime["toolkit"]["version"] or versions[0]
         toolkit["packages"] = [
             {"name": name, "version": version, "held": False, "status": "installed"} for name in TOOLKIT
         ]

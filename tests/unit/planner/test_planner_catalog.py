@@ -74,22 +74,62 @@ def test_loading_again_costs_nothing() -> None:
 
 
 MISTAKES = [
-    ("frameworks.yml", lambda d: d["frameworks"][0].pop("image"), r"frameworks row 1 \(tensorflow-2.9\): field image: is missing"),
-    ("frameworks.yml", lambda d: d["frameworks"][0].update(image="tensorflow"), r"field image: 'tensorflow' names no tag"),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].pop("image"),
+        r"frameworks row 1 \(tensorflow-2.9\): field image: is missing",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].update(image="tensorflow"),
+        r"field image: 'tensorflow' names no tag",
+    ),
     ("frameworks.yml", lambda d: d["frameworks"][0].update(cuda=11.2), r"field cuda: must be str, not 11.2"),
-    ("frameworks.yml", lambda d: d["frameworks"][0].update(cuda="99.9"), r"field cuda: drivers.yml has no cuda_toolkit row for 99.9"),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].update(cuda="99.9"),
+        r"field cuda: drivers.yml has no cuda_toolkit row for 99.9",
+    ),
     ("frameworks.yml", lambda d: d["frameworks"][0].update(colour="red"), r"field colour: is not known here"),
-    ("frameworks.yml", lambda d: d["frameworks"][0].update(archs=["sm80"]), r"field archs: 'sm80' is neither"),
-    ("frameworks.yml", lambda d: d["frameworks"][0].update(basis="rumour"), r"field basis: 'rumour' is none of read"),
-    ("frameworks.yml", lambda d: d["frameworks"].append(d["frameworks"][0]), r"field name: tensorflow-2.9 is there twice"),
-    ("drivers.yml", lambda d: d["branches"][0].update(branch="418"), r"branches row 1 \(418\): field branch: must be int"),
-    ("drivers.yml", lambda d: d["branches"][0].update(end_of_life="soon"), r"field end_of_life: 'soon' is neither YYYY-MM nor past"),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].update(archs=["sm80"]),
+        r"field archs: 'sm80' is neither",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].update(basis="rumour"),
+        r"field basis: 'rumour' is none of read",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"].append(d["frameworks"][0]),
+        r"field name: tensorflow-2.9 is there twice",
+    ),
+    (
+        "drivers.yml",
+        lambda d: d["branches"][0].update(branch="418"),
+        r"branches row 1 \(418\): field branch: must be int",
+    ),
+    (
+        "drivers.yml",
+        lambda d: d["branches"][0].update(end_of_life="soon"),
+        r"field end_of_life: 'soon' is neither YYYY-MM nor past",
+    ),
     ("drivers.yml", lambda d: d["branches"][0].update(kind="LTS"), r"field kind: 'LTS' is none of long_term"),
     ("drivers.yml", lambda d: d.update(schema=2), r"top level: field schema: is 2; this gpuready reads 1"),
     ("drivers.yml", lambda d: d["cuda_toolkit"][0].update(min="new"), r"field min: 'new' is not a version"),
-    ("gpus.yml", lambda d: d["chips"][0].update(arch="volcano"), r"chips row 1 \(GF100\): field arch: 'volcano' is none of"),
+    (
+        "gpus.yml",
+        lambda d: d["chips"][0].update(arch="volcano"),
+        r"chips row 1 \(GF100\): field arch: 'volcano' is none of",
+    ),
     ("gpus.yml", lambda d: d["chips"][0].update(compute_capability="9.9"), r"9.9 is not one of fermi's"),
-    ("gpus.yml", lambda d: d["architectures"].append("x"), r"architectures row 11: must be a mapping, not 'x'"),
+    (
+        "gpus.yml",
+        lambda d: d["architectures"].append("x"),
+        r"architectures row 11: must be a mapping, not 'x'",
+    ),
     ("runtime.yml", lambda d: d.pop("docker"), r"runtime.yml: top level: field docker: is missing"),
 ]
 
@@ -137,7 +177,12 @@ def test_annotate_names_the_gpu(device: str, name: Any, chip: Any, arch: Any, ca
     before = {"host": {"gpus": [{"pci": "0000:3b:00.0", "device_id": device}]}}
     original = copy.deepcopy(before)
     gpu = annotate(before, load_catalog())["host"]["gpus"][0]
-    assert (gpu["name"], gpu["chip"], gpu["arch"], gpu["compute_capability"]) == (name, chip, arch, capability)
+    assert (gpu["name"], gpu["chip"], gpu["arch"], gpu["compute_capability"]) == (
+        name,
+        chip,
+        arch,
+        capability,
+    )
     assert before == original
 
 
@@ -188,7 +233,8 @@ def test_branch_support_ends_with_its_month() -> None:
 def test_pci_ids_extract_keeps_header_and_vendor() -> None:
     text = (
         "#\tVersion: 2026.01.01\n#\tThis file can be distributed under GPL or BSD.\n\n# Vendors, devices\n"
-        "0001  Other\n\t20b5  Wrong [x]\n10de  NVIDIA Corporation\n\t20b5  GA100 [A100]\n\t\t10de 1533  Board\n"
+        "0001  Other\n\t20b5  Wrong [x]\n"
+        "10de  NVIDIA Corporation\n\t20b5  GA100 [A100]\n\t\t10de 1533  Board\n"
         "\t2330  GH100[H100]\n10df  Next\n\t0001  No\n"
     )
     extract = extract_pci_ids(text)
@@ -207,7 +253,9 @@ def test_shipped_pci_ids_carry_their_licence() -> None:
     assert "3-clause BSD" in PCI_IDS and re.search(r"Version: 20\d\d", PCI_IDS)
 
 
-def test_command_checks_and_refreshes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_command_checks_and_refreshes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
     assert module.main(["--check"]) == 0
     assert "all rows are sound" in capsys.readouterr().out
     for path in DATA.iterdir():

@@ -10,14 +10,13 @@ from typing import Any
 
 import make_fixtures
 import pytest
-from make_fixtures import SCENARIOS, TODAY, converge
-from planner_nodes import FIXTURES, KERNEL, bare, daemon_json, driver_packages, offer
-
 from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
 from gpuready.plan_framework import pull_reference
 from gpuready.planner import plan
 from gpuready.render import render
+from make_fixtures import SCENARIOS, TODAY, converge
+from planner_nodes import FIXTURES, KERNEL, bare, daemon_json, driver_packages, offer
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "plans"
 CATALOG = load_catalog()
@@ -62,14 +61,28 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
     "a100-jammy-hook-newer-than-dockerd": (["docker.restart"], [], "580 open precompiled", "ptx-jit"),
     "a100-jammy-reboot-pending": (["host.reboot"], [], "580 open precompiled", "ptx-jit"),
     "a100-jammy-new-kernel": (
-        ["driver.install", "driver.hold", "driver.load"], [], "580 open precompiled", "ptx-jit",
+        ["driver.install", "driver.hold", "driver.load"],
+        [],
+        "580 open precompiled",
+        "ptx-jit",
     ),
     "a100-jammy-535-kept": ([], [], "535 proprietary precompiled", "ptx-jit"),
     "a100-jammy-runfile-driver": (NO_DRIVER, ["driver.foreign"], None, None),
     "a100-jammy-snap-docker": (
-        ["apt.refresh_lists", "toolkit.source", "host.nouveau_off", "toolkit.install", "toolkit.hold",
-         "toolkit.runtime", "image.fetch", *DRIVER, "toolkit.cdi"],
-        ["docker.snap"], "580 open precompiled", "ptx-jit",
+        [
+            "apt.refresh_lists",
+            "toolkit.source",
+            "host.nouveau_off",
+            "toolkit.install",
+            "toolkit.hold",
+            "toolkit.runtime",
+            "image.fetch",
+            *DRIVER,
+            "toolkit.cdi",
+        ],
+        ["docker.snap"],
+        "580 open precompiled",
+        "ptx-jit",
     ),
     "a100-jammy-user-settings": (["toolkit.runtime"], [], "580 open precompiled", "ptx-jit"),
     "a100-jammy-disk-full": (BARE, ["framework.disk_full"], "580 open precompiled", "ptx-jit"),
@@ -81,7 +94,10 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
     "t4-noble-bare": ([*BARE, "toolkit.cdi"], [], "580 open precompiled", "user-minimum"),
     "t4-noble-converged": ([], [], "580 open precompiled", "user-minimum"),
     "t4-jammy-nouveau-bound": (
-        [i for i in BARE if i != "driver.load"] + ["host.reboot"], [], "580 open precompiled", "user-minimum",
+        [i for i in BARE if i != "driver.load"] + ["host.reboot"],
+        [],
+        "580 open precompiled",
+        "user-minimum",
     ),
     "k80-jammy-bare": (BARE, [], "470 proprietary precompiled", "gpu-last-branch"),
     "v100-a100-jammy-bare": (BARE, [], "535 proprietary precompiled", "gpu-last-branch"),
@@ -118,8 +134,16 @@ def test_plan_of_fixture(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a100-jammy-bare", "a100-jammy-converged", "t4-jammy-nouveau-bound", "k80-jammy-bare",
-             "a100-jammy-broken-daemon-json", "a100-jammy-user-settings", "v100-jammy-595-installed"],
+    "name",
+    [
+        "a100-jammy-bare",
+        "a100-jammy-converged",
+        "t4-jammy-nouveau-bound",
+        "k80-jammy-bare",
+        "a100-jammy-broken-daemon-json",
+        "a100-jammy-user-settings",
+        "v100-jammy-595-installed",
+    ],
 )
 def test_readable_plan_is_as_recorded(name: str) -> None:
     """The text people read; this file, run as a program, records it anew."""
@@ -128,7 +152,7 @@ def test_readable_plan_is_as_recorded(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-# The driver --------------------------------------------------------------------------------------------------
+# The driver ------------------------------------------------------------
 
 
 def test_because_lists_every_requirement() -> None:
@@ -164,7 +188,9 @@ def test_packages_of_the_three_ways() -> None:
     ]
     packages = planned(load("a100-jammy-dkms-only"))["driver"]["packages"]
     assert [row["name"] for row in packages] == [
-        f"linux-headers-{KERNEL}", "nvidia-headless-580-server-open", "nvidia-utils-580-server",
+        f"linux-headers-{KERNEL}",
+        "nvidia-headless-580-server-open",
+        "nvidia-utils-580-server",
     ]
     packages = planned(load("a100-jammy-no-apt-lists"))["driver"]["packages"]
     assert [row["version"] for row in packages] == [None, None, None]
@@ -179,9 +205,13 @@ def test_lists_that_are_fetched_first_leave_the_version_to_apt() -> None:
 def test_holds_are_the_closure() -> None:
     held = planned(bare("20b5"))["driver"]["holds"]
     assert {
-        "libnvidia-compute-580-server", "libnvidia-cfg1-580-server", "nvidia-kernel-common-580-server",
-        "nvidia-compute-utils-580-server", "nvidia-utils-580-server",
-        "nvidia-headless-no-dkms-580-server-open", f"linux-modules-nvidia-580-server-open-{KERNEL}",
+        "libnvidia-compute-580-server",
+        "libnvidia-cfg1-580-server",
+        "nvidia-kernel-common-580-server",
+        "nvidia-compute-utils-580-server",
+        "nvidia-utils-580-server",
+        "nvidia-headless-no-dkms-580-server-open",
+        f"linux-modules-nvidia-580-server-open-{KERNEL}",
     } <= set(held)
     assert not any("535" in name or name.startswith("linux-headers-") for name in held)
     assert planned(bare("20b5"), nvidia_driver_hold_enabled=False)["driver"]["holds"] == []
@@ -243,7 +273,9 @@ def test_newer_candidate_of_the_same_branch_is_no_reason_to_upgrade() -> None:
     node = load("a100-jammy-converged")
     for name, entry in node["apt"]["candidates"].items():
         if "580" in name:
-            entry.update(candidate="580.105.08-0ubuntu1", versions=["580.105.08-0ubuntu1", *entry["versions"]])
+            entry.update(
+                candidate="580.105.08-0ubuntu1", versions=["580.105.08-0ubuntu1", *entry["versions"]]
+            )
     assert planned(node)["status"] == "converged"
 
 
@@ -253,7 +285,9 @@ def test_branch_that_no_longer_suits_is_replaced_upwards() -> None:
     result = planned(node, nvidia_driver_min_version="570")
     assert ids(result) == ["driver.install", "driver.hold", "host.reboot"]
     install = result["actions"][0]
-    assert "535.274.02" in install["reason"] and any("nvidia_driver_min_version" in e for e in install["evidence"])
+    assert "535.274.02" in install["reason"] and any(
+        "nvidia_driver_min_version" in e for e in install["evidence"]
+    )
     assert "nvidia-utils-535-server" in result["driver"]["replaces"]
     assert result["reboot"]["needed"]
 
@@ -300,18 +334,37 @@ def test_older_pin_is_built_because_precompiled_modules_follow_the_newest() -> N
         ({"nvidia_driver_branch": "latest"}, "driver.branch_unknown", "'latest'", "auto"),
         ({"nvidia_driver_version": "580.1.1"}, "driver.version_missing", "'580.1.1'", '"580.95.05"'),
         ({"nvidia_driver_version": "5.1"}, "driver.version_unknown", "'5.1'", '""'),
-        ({"nvidia_driver_version": "455.23"}, "driver.version_below_floor", "455.23 is older than 460.27", '""'),
+        (
+            {"nvidia_driver_version": "455.23"},
+            "driver.version_below_floor",
+            "455.23 is older than 460.27",
+            '""',
+        ),
         ({"nvidia_driver_branch": "450"}, "driver.branch_below_floor", "450 is older than 460.27", "auto"),
         ({"nvidia_driver_branch": "570"}, "driver.branch_missing", "'570', which apt cannot install", "auto"),
         (
             {"nvidia_driver_branch": "535", "nvidia_driver_version": "580.95.05"},
-            "driver.contradiction", "branch 535", "nvidia_driver_branch",
+            "driver.contradiction",
+            "branch 535",
+            "nvidia_driver_branch",
         ),
-        ({"nvidia_driver_min_version": "600"}, "driver.contradiction", ">=600", "lower nvidia_driver_min_version"),
-        ({"nvidia_driver_min_version": "590"}, "driver.not_installable", ">=590", "lower nvidia_driver_min_version to 580"),
+        (
+            {"nvidia_driver_min_version": "600"},
+            "driver.contradiction",
+            ">=600",
+            "lower nvidia_driver_min_version",
+        ),
+        (
+            {"nvidia_driver_min_version": "590"},
+            "driver.not_installable",
+            ">=590",
+            "lower nvidia_driver_min_version to 580",
+        ),
         (
             {"nvidia_driver_branch": "470", "nvidia_driver_flavour": "open"},
-            "driver.contradiction", "open modules", "auto",
+            "driver.contradiction",
+            "open modules",
+            "auto",
         ),
     ],
 )
@@ -400,7 +453,7 @@ def test_other_flavour_is_installed_and_rebooted_into() -> None:
     assert "nvidia-headless-no-dkms-580-server-open" in result["driver"]["replaces"]
 
 
-# Reboot ------------------------------------------------------------------------------------------------------
+# Reboot ------------------------------------------------------------
 
 
 def test_forbidden_reboot_is_no_action_but_said() -> None:
@@ -430,7 +483,7 @@ def test_nouveau_in_use_and_not_to_be_touched_is_a_conflict() -> None:
     assert conflicts(result) == ["host.nouveau_kept"]
 
 
-# Bad input ---------------------------------------------------------------------------------------------------
+# Bad input ------------------------------------------------------------
 
 
 def test_unknown_workload_names_the_nearest() -> None:
@@ -528,7 +581,7 @@ def test_fresh_lists_without_the_package_are_a_conflict_not_a_loop() -> None:
     assert planned(node)["conflicts"] == [] and "apt.refresh_lists" in ids(planned(node))
 
 
-# The container runtime ---------------------------------------------------------------------------------------
+# The container runtime ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -546,7 +599,10 @@ def test_cdi_follows_dockers_version(docker: str, enabled: bool, flag: bool, way
     node = bare("20b5", docker=docker)
     for observed in (node, converge(node)):
         runtime = planned(observed)["container_runtime"]
-        assert (runtime["toolkit"]["cdi"]["enabled"], runtime["toolkit"]["cdi"]["feature_flag"]) == (enabled, flag)
+        assert (runtime["toolkit"]["cdi"]["enabled"], runtime["toolkit"]["cdi"]["feature_flag"]) == (
+            enabled,
+            flag,
+        )
         assert runtime["launch"]["way"] == way and runtime["launch"]["reason"]
     assert bool(converge(node)["container_runtime"]["cdi"]["specs"]) is enabled
 
@@ -555,7 +611,9 @@ def test_cdi_wishes() -> None:
     old, new = bare("20b5"), bare("20b5", docker="28.2.2-0ubuntu1")
     assert conflicts(planned(old, nvidia_container_toolkit_cdi="enabled")) == ["toolkit.cdi_unsupported"]
     assert conflicts(planned(old, gpu_verify_launch="cdi")) == ["toolkit.launch_cdi"]
-    assert not planned(new, nvidia_container_toolkit_cdi="disabled")["container_runtime"]["toolkit"]["cdi"]["enabled"]
+    assert not planned(new, nvidia_container_toolkit_cdi="disabled")["container_runtime"]["toolkit"]["cdi"][
+        "enabled"
+    ]
     assert planned(new, gpu_verify_launch="cdi")["container_runtime"]["launch"]["way"] == "cdi"
     off = {"features": {"cdi": False}}
     assert conflicts(
@@ -586,7 +644,9 @@ def test_docker_from_elsewhere_is_kept() -> None:
     node = load("a100-jammy-converged")
     node["container_runtime"]["docker"]["package"] = "docker-ce"
     result = planned(node)
-    assert result["status"] == "converged" and any("is installed and kept" in note for note in result["notes"])
+    assert result["status"] == "converged" and any(
+        "is installed and kept" in note for note in result["notes"]
+    )
     distro = load("a100-jammy-converged")
     assert conflicts(planned(distro, docker_engine_source="docker_ce")) == ["docker.other_package"]
 
@@ -595,7 +655,9 @@ def test_docker_ce_brings_its_source() -> None:
     result = planned(bare("20b5"), docker_engine_source="docker_ce")
     assert "docker.source" in ids(result) and result["status"] == "changes"
     assert [p["name"] for p in result["container_runtime"]["docker"]["packages"]] == [
-        "docker-ce", "docker-ce-cli", "containerd.io",
+        "docker-ce",
+        "docker-ce-cli",
+        "containerd.io",
     ]
 
 
@@ -619,7 +681,11 @@ def test_default_runtime_on_wish() -> None:
 
 
 def test_user_config_survives_and_is_live() -> None:
-    wished = {"insecure-registries": ["registry:5000"], "registry-mirrors": ["http://mirror:5000"], "mtu": 1400}
+    wished = {
+        "insecure-registries": ["registry:5000"],
+        "registry-mirrors": ["http://mirror:5000"],
+        "mtu": 1400,
+    }
     node = converge(bare("20b5"), docker_engine_daemon_config=wished)
     node["container_runtime"]["docker"]["live"]["insecure_registries"] = ["127.0.0.0/8"]
     result = planned(node, docker_engine_daemon_config=wished)
@@ -627,7 +693,7 @@ def test_user_config_survives_and_is_live() -> None:
     assert "insecure-registries: registry:5000" in result["actions"][0]["evidence"][0]
 
 
-# Images ------------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -657,7 +723,7 @@ def test_second_workload_fetches_only_its_image() -> None:
     assert [row["present"] for row in result["workloads"]] == [True, False]
 
 
-# The plan as such --------------------------------------------------------------------------------------------
+# The plan as such ------------------------------------------------------------
 
 
 def test_actions_have_their_place_and_role() -> None:

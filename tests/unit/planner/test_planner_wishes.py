@@ -55,20 +55,45 @@ def test_accepted(name: str, value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says", "option"),
     [
-        ("nvidia_driver_flavour", "opne", "must be one of auto, open, proprietary", "set nvidia_driver_flavour: open"),
+        (
+            "nvidia_driver_flavour",
+            "opne",
+            "must be one of auto, open, proprietary",
+            "set nvidia_driver_flavour: open",
+        ),
         ("nvidia_driver_source", "cuda", "must be one of ubuntu", "set nvidia_driver_source: ubuntu"),
         ("gpu_verify_launch", "gpu", "must be one of auto, gpus", "set gpu_verify_launch: gpus"),
         ("host_reboot_allowed", "perhaps", "must be true or false", "set host_reboot_allowed: true"),
         ("host_reboot_max", -1, "must be a whole number", "set host_reboot_max: 1"),
         ("host_reboot_max", True, "must be a whole number", "set host_reboot_max: 1"),
-        ("nvidia_driver_version", 580.95, "YAML may have dropped a digit", 'quote it: nvidia_driver_version: "580.95"'),
+        (
+            "nvidia_driver_version",
+            580.95,
+            "YAML may have dropped a digit",
+            'quote it: nvidia_driver_version: "580.95"',
+        ),
         ("nvidia_driver_version", "new one", "no version", "write it as apt does"),
-        ("nvidia_driver_min_version", "460-27", "no driver version", 'set nvidia_driver_min_version: "460.27"'),
+        (
+            "nvidia_driver_min_version",
+            "460-27",
+            "no driver version",
+            'set nvidia_driver_min_version: "460.27"',
+        ),
         ("docker_engine_daemon_config", [1], "must be a mapping", "set docker_engine_daemon_config: {}"),
-        ("gpuready_workloads", [1], "must be a list of strings", "set gpuready_workloads: ['tensorflow-2.9']"),
+        (
+            "gpuready_workloads",
+            [1],
+            "must be a list of strings",
+            "set gpuready_workloads: ['tensorflow-2.9']",
+        ),
         ("gpuready_workloads", {"a": 1}, "must be a list of strings", "set gpuready_workloads"),
         ("framework_image_archive", ["x"], "must be a string", "set framework_image_archive: ''"),
-        ("nvidia_container_toolkit_repo_key_fingerprint", "F796ECB0", "no full key fingerprint", "print it with: gpg"),
+        (
+            "nvidia_container_toolkit_repo_key_fingerprint",
+            "F796ECB0",
+            "no full key fingerprint",
+            "print it with: gpg",
+        ),
     ],
 )
 def test_mistakes_name_variable_value_and_fix(name: str, value: Any, says: str, option: str) -> None:
@@ -91,7 +116,10 @@ def test_other_variables_are_left_out_unless_strict() -> None:
 def test_complete_names_all_mistakes_at_once() -> None:
     with pytest.raises(WishError) as caught:
         complete({"host_reboot_max": "x", "nvidia_driver_flavour": "y"})
-    assert [problem.variable for problem in caught.value.problems] == ["host_reboot_max", "nvidia_driver_flavour"]
+    assert [problem.variable for problem in caught.value.problems] == [
+        "host_reboot_max",
+        "nvidia_driver_flavour",
+    ]
     assert "host_reboot_max" in str(caught.value) and "nvidia_driver_flavour" in str(caught.value)
 
 

@@ -165,15 +165,12 @@ def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: 
 
 def _installed_flavour(observed: Mapping[str, Any], source: PackageSource, state: Installed) -> Optional[str]:
     assert state.branch is not None and state.family is not None
-    on_disk = dig(observed, "driver", "on_disk", "flavour")
-    if on_disk in (OPEN, PROPRIETARY):
-        return str(on_disk)
+    marked = [p for p in (*source.precompiled, *source.dkms, *source.metapackages) if "{open}" in p]
     for flavour in (OPEN, PROPRIETARY):
-        patterns = [*source.precompiled, *source.dkms, *source.metapackages]
-        marked = [p for p in patterns if "{open}" in p]
         if any(name in state.packages for name in names(marked, state.branch, state.family, flavour)):
             return flavour
-    return None
+    on_disk = dig(observed, "driver", "on_disk", "flavour")
+    return str(on_disk) if on_disk in (OPEN, PROPRIETARY) else None
 
 
 def _complete_set(

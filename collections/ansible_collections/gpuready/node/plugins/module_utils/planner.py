@@ -225,6 +225,6 @@ def _refuse_unknown(work: Draft, identifier: str, names: List[str]) -> None:
         [
             "check nvidia_container_toolkit_repo_url (%s)" % work.wishes["nvidia_container_toolkit_repo_url"]
             if toolkit
-            else "enable Ubuntu's component universe in the apt sources, or set docker_engine_source: docker_ce"
+            else "enable Ubuntu's component universe, or set docker_engine_source: docker_ce"
         ],
     )

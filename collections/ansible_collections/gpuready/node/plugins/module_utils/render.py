@@ -63,12 +63,8 @@ def _driver(plan: Mapping[str, Any], width: int) -> List[str]:
         return []
     version = driver["version"] or "branch %s" % driver["branch"]
     kept = "kept" if driver["keeps_installed"] else "chosen"
-    lines = [
-        "",
-        "Driver %s: %s, %s modules, %s, from %s (%s)"
-        % ("", version, driver["flavour"], driver["install"], driver["source"], kept),
-    ]
-    lines[1] = lines[1].replace("Driver :", "Driver:")
+    words = (version, driver["flavour"], driver["install"], driver["source"], kept)
+    lines = ["", *_labelled("Driver", "%s, %s modules, %s, from %s (%s)" % words, width)]
     rows = driver["because"]
     broad = max((len(row["requirement"]) for row in rows), default=0)
     for row in rows:
@@ -100,15 +96,19 @@ def _effects(plan: Mapping[str, Any], width: int) -> List[str]:
         return []
     lines = [""]
     restarts = list(dict.fromkeys(name for action in plan["actions"] for name in action["restarts"]))
-    lines += _wrap("Restarts: %s" % (", ".join(restarts) or "nothing"), width)
+    lines += _labelled("Restarts", ", ".join(restarts) or "nothing", width)
     reboot = plan["reboot"]
     if not reboot["needed"]:
-        text = "Reboot:   not needed"
+        text = "not needed"
     elif reboot["allowed"]:
-        text = "Reboot:   yes, because %s" % reboot["reason"]
+        text = "yes, because %s" % reboot["reason"]
     else:
-        text = "Reboot:   needed, because %s, but host_reboot_allowed is false" % reboot["reason"]
-    return lines + _wrap(text, width, "", " " * 10)
+        text = "needed, because %s, but host_reboot_allowed is false" % reboot["reason"]
+    return lines + _labelled("Reboot", text, width)
+
+
+def _labelled(label: str, text: str, width: int) -> List[str]:
+    return _wrap(text, width, "%-9s " % (label + ":"), " " * 10)
 
 
 def _conflicts(plan: Mapping[str, Any], width: int) -> List[str]:
@@ -129,10 +129,8 @@ def _runtime(plan: Mapping[str, Any], width: int) -> List[str]:
         return []
     launch, cdi = runtime["launch"], runtime["toolkit"]["cdi"]
     lines = [""]
-    lines += _wrap("Launch:   %s (%s)" % (launch["way"], launch["reason"]), width, "", " " * 10)
-    lines += _wrap(
-        "CDI:      %s (%s)" % ("on" if cdi["enabled"] else "off", cdi["reason"]), width, "", " " * 10
-    )
+    lines += _labelled("Launch", "%s (%s)" % (launch["way"], launch["reason"]), width)
+    lines += _labelled("CDI", "%s (%s)" % ("on" if cdi["enabled"] else "off", cdi["reason"]), width)
     return lines
 
 

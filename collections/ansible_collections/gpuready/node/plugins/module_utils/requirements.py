@@ -18,8 +18,9 @@ PRECOMPILED, DKMS = "precompiled", "dkms"
 
 
 def dig(data: Any, *path: str) -> Any:
+    """What lies under these keys; None where the way ends."""
     for name in path:
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             return None
         data = data.get(name)
     return data

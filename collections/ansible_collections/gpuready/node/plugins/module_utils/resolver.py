@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
-from .driver_options import Option, available, has_lists, names, read_installed, versions_of
+from .driver_options import Option, available, has_lists, read_installed, versions_of
 from .requirements import (
     DKMS,
     OPEN,
@@ -138,35 +138,29 @@ def _highest_floor(requirements: Sequence[Requirement]) -> Optional[Requirement]
 
 
 def _ways_out(
-    rules: Sequence[Requirement],
-    options: Sequence[Option],
-    requirements: Sequence[Requirement],
-    theory: Sequence[Option],
+    rules: Sequence[Requirement], options: Sequence[Option], requirements: Sequence[Requirement]
 ) -> List[str]:
-    """What the user could change so that the contradiction goes away; wishes first."""
+    """What could be changed so that the contradiction goes away; wishes first."""
     found = []
     for rule in rules:
-        others = [other for other in requirements if other is not rule]
-        possible = _suitable(options, others)
-        if rule.variable:
-            if rule.rule == "user-minimum":
-                if possible:
-                    best = max((o.version or str(o.branch) for o in possible), key=Version)
-                    found.append("lower %s to %s or less" % (rule.variable, best))
-                continue
+        possible = _suitable(options, [other for other in requirements if other is not rule])
+        examples = sorted({o.version or str(o.branch) for o in possible}, key=Version, reverse=True)[:4]
+        if rule.rule == "user-minimum":
+            if examples:
+                found.append("lower %s to %s or less" % (rule.variable, examples[0]))
+        elif rule.variable:
             neutral = '""' if rule.rule == "user-version" else "auto"
-            if possible:
-                examples = sorted({o.version or str(o.branch) for o in possible}, key=Version, reverse=True)[
-                    :4
-                ]
+            if examples:
                 found.append("leave %s at %s (%s would do)" % (rule.variable, neutral, ", ".join(examples)))
-        elif "-" in rule.subject and rule.rule in ("cuda-minor", "cuda-ga", "ptx-jit"):
+        elif rule.rule in ("cuda-minor", "cuda-ga", "ptx-jit"):
             found.append("take %s out of gpuready_workloads of this node" % rule.subject.split(" on ")[0])
-        elif rule.rule == "secure-boot" and possible:
-            found.append(
-                "switch Secure Boot off in the firmware, or boot a kernel that has precompiled modules in apt"
-            )
-        elif rule.rule in ("gpu-last-branch", "gpu-first-branch", "open-required", "open-impossible"):
+        elif rule.rule == "secure-boot":
+            found.append("boot a kernel that has precompiled modules in apt")
+            if examples:
+                found.append("switch Secure Boot off in the firmware")
+        elif rule.rule == "nvswitch":
+            found.append("use an archive that has nvidia-fabricmanager at the driver's own version")
+        else:
             found.append("keep %s in a node of its own, without what contradicts it" % rule.subject)
     return list(dict.fromkeys(found))
 
@@ -269,7 +263,7 @@ def resolve(
     options = available(observed, source, catalog, pin)
     suitable = _suitable(options, requirements)
     if not suitable:
-        result.conflicts.append(_not_installable(observed, options, requirements, source, wishes, pin))
+        result.conflicts.append(_not_installable(observed, options, requirements, source, catalog, wishes))
         return result
     # A driver that is half there (a new kernel, a lost package) is completed, not replaced.
     same = [o for o in suitable if o.branch == installed.branch and o.family == installed.family]
@@ -336,7 +330,7 @@ def _contradiction(theory: Sequence[Option], requirements: Sequence[Requirement]
         ROLE,
         what,
         [rule.sentence() for rule in rules],
-        _ways_out(rules, theory, requirements, theory),
+        _ways_out(rules, theory, requirements),
     )
 
 
@@ -345,84 +339,82 @@ def _not_installable(
     options: Sequence[Option],
     requirements: Sequence[Requirement],
     source: PackageSource,
+    catalog: Catalog,
     wishes: Mapping[str, Any],
-    pin: str,
 ) -> Dict[str, Any]:
+    """What is required could exist, but not from this node's archive."""
     listed = has_lists(observed)
     where = "apt" if listed else "Ubuntu %s by the catalog" % dig(observed, "host", "os", "version_id")
-    running = dig(observed, "host", "kernel", "running")
-    if pin:
-        branch = driver_branch(pin)
-        offered = [
-            version
-            for family in source.families
-            for version in versions_of(observed, names([source.version_package], branch or 0, family)[0])
-        ]
-        everything = sorted(
-            {
-                version
-                for name, entry in (dig(observed, "apt", "candidates") or {}).items()
-                if re.match(re.escape(source.version_package.split("{")[0]) + r"\d", name) and entry
-                for version in versions_of(observed, name)
-            },
-            key=Version,
-            reverse=True,
-        )
-        if not any(matches(version, pin) for version in offered):
-            return conflict(
-                "driver.version_missing",
-                "host",
-                ROLE,
-                "nvidia_driver_version is %r, which %s cannot install" % (pin, where),
-                ["%s offers: %s" % (where, ", ".join(everything[:12]) or "no driver at all")],
-                ['set nvidia_driver_version: "%s"' % driver_version(version) for version in everything[:3]]
-                + ["or add the archive that still has it (a snapshot, a mirror of your own)"],
-            )
-    rules = _smallest_contradiction(options, requirements) if options else []
-    because = [rule.sentence() for rule in rules] + ["%s offers: %s" % (where, _offer_words(options))]
-    ways = _ways_out(rules, options, requirements, options)
+    kernel = dig(observed, "host", "kernel", "running")
+    missing = _pin_missing(observed, requirements, source, catalog, where, wishes["nvidia_driver_version"])
+    if missing:
+        return missing
     if not options:
-        because.append("no driver of a known branch has packages for kernel %s" % running)
-        ways = [
-            "enable Ubuntu's component restricted in the apt sources, or use a mirror that has it",
-            "boot a kernel that apt has modules or headers for",
-        ]
         return conflict(
             "driver.not_installable",
             "host",
             ROLE,
-            "apt has no NVIDIA driver that fits this kernel",
-            because,
-            ways,
+            "%s has no NVIDIA driver that fits this node's kernel" % where,
+            ["no known branch has a precompiled module, or packages and headers, for kernel %s" % kernel],
+            [
+                "enable Ubuntu's component restricted in the apt sources, or use a mirror that has it",
+                "boot a kernel that apt has modules or headers for",
+            ],
         )
+    rules = _smallest_contradiction(options, requirements)
     kinds = {rule.rule for rule in rules}
+    because = [rule.sentence() for rule in rules] + ["%s offers: %s" % (where, _offer_words(options))]
+    ways = _ways_out(rules, options, requirements)
+    wanted = ", ".join("%s (%s)" % (rule.requirement, rule.subject) for rule in rules)
+    if not ways:
+        # Nobody's wish alone stands in the way: what is left needs other packages.
+        others = [rule.sentence() for rule in requirements if rule not in rules and rule.kind != "floor"]
+        because += ["also required: %s" % sentence for sentence in others]
+        ways = ["add an archive (a mirror of your own) that has what fulfils: %s" % wanted]
     if "secure-boot" in kinds:
-        return conflict(
-            "driver.secure_boot",
-            "host",
-            ROLE,
-            "Secure Boot is on and no suitable driver has signed, precompiled modules for kernel %s"
-            % running,
-            because,
-            ways,
+        what = (
+            "Secure Boot is on and no suitable driver has signed, precompiled modules for kernel %s" % kernel
         )
+        return conflict("driver.secure_boot", "host", ROLE, what, because, ways)
     if kinds == {"user-branch"}:
-        return conflict(
-            "driver.branch_missing",
-            "host",
-            ROLE,
-            "nvidia_driver_branch is %r, which %s cannot install" % (wishes["nvidia_driver_branch"], where),
-            because,
-            ways,
-        )
+        what = "nvidia_driver_branch is %r, which %s cannot install" % (wishes["nvidia_driver_branch"], where)
+        return conflict("driver.branch_missing", "host", ROLE, what, because, ways)
+    what = "nothing that %s can install fulfils: %s" % (where, wanted)
+    return conflict("driver.not_installable", "host", ROLE, what, because, ways)
+
+
+def _pin_missing(
+    observed: Mapping[str, Any],
+    requirements: Sequence[Requirement],
+    source: PackageSource,
+    catalog: Catalog,
+    where: str,
+    pin: str,
+) -> Optional[Dict[str, Any]]:
+    """The conflict of an exact version that apt does not have; None when there is no pin, or apt has it."""
+    prefix = source.version_package.partition("{")[0]
+    everything = {
+        version
+        for name in dig(observed, "apt", "candidates") or {}
+        if re.match(re.escape(prefix) + r"\d", name)
+        for version in versions_of(observed, name)
+    }
+    if not pin or any(matches(version, pin) for version in everything):
+        return None
+    others = [rule for rule in requirements if rule.rule != "user-version"]
+    suitable = _suitable(available(observed, source, catalog), others)
+    better = sorted(
+        {option.version or "" for option in suitable if option.version}, key=Version, reverse=True
+    )
+    offered = sorted(everything, key=Version, reverse=True)
     return conflict(
-        "driver.not_installable",
+        "driver.version_missing",
         "host",
         ROLE,
-        "nothing that %s can install fulfils: %s"
-        % (where, ", ".join("%s (%s)" % (r.requirement, r.subject) for r in rules)),
-        because,
-        ways,
+        "nvidia_driver_version is %r, which %s cannot install" % (pin, where),
+        ["%s offers: %s" % (where, ", ".join(offered[:12]) or "no driver at all")],
+        ['set nvidia_driver_version: "%s"' % version for version in better[:3]]
+        + ["add the archive that still has it (a snapshot, a mirror of your own)"],
     )
 
 

@@ -1,0 +1,306 @@
+"""For every managed artefact: damage it in the observation, and exactly the right action comes back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from gpuready.catalog import load_catalog
+from gpuready.draft import ACTIONS
+from gpuready.planner import plan
+from make_fixtures import TODAY, converge
+from planner_nodes import Node, apply, bare, daemon_json
+
+CATALOG = load_catalog()
+WISHES: dict[str, Any] = {
+    "docker_engine_daemon_config": {"insecure-registries": ["registry:5000"], "log-driver": "journald"},
+    "docker_engine_source": "docker_ce",
+}
+VERSION = "580.95.05"
+
+Damage = Callable[[Node], None]
+
+
+def planned(node: Node) -> Node:
+    return plan(node, WISHES, CATALOG, host="node1", today=TODAY)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Node:
+    """Docker 28.5 from Docker's own repository: every managed artefact is there, CDI included."""
+    node = converge(bare("20b5", docker="24.0.7-0ubuntu4"), **WISHES)
+    assert planned(node)["status"] == "converged"
+    return node
+
+
+def _docker(node: Node) -> Node:
+    return node["container_runtime"]["docker"]
+
+
+def _toolkit(node: Node) -> Node:
+    return node["container_runtime"]["toolkit"]
+
+
+def _source(node: Node, word: str) -> Node:
+    return next(source for source in node["apt"]["sources"] if word in source["file"])
+
+
+def _drop_source(word: str) -> Damage:
+    return lambda node: node["apt"]["sources"].remove(_source(node, word))
+
+
+def _set_source(word: str, **values: Any) -> Damage:
+    return lambda node: _source(node, word).update(values)
+
+
+def _second_source(node: Node) -> None:
+    other = copy.deepcopy(_source(node, "nvidia"))
+    other.update(file="/etc/apt/sources.list.d/old.list", signed_by="/etc/apt/keyrings/other.gpg")
+    node["apt"]["sources"].append(other)
+
+
+def _insecure_second_source(node: Node) -> None:
+    _second_source(node)
+    node["apt"]["sources"][-1].update(uris=["http://nvidia.github.io/libnvidia-container/stable/deb/amd64"])
+
+
+def _without_package(name: str) -> Damage:
+    def damage(node: Node) -> None:
+        node["driver"]["packages"] = [row for row in node["driver"]["packages"] if row["name"] != name]
+        node["apt"]["candidates"][name]["installed"] = None
+
+    return damage
+
+
+def _config(**changes: Any) -> Damage:
+    def damage(node: Node) -> None:
+        content = {**_docker(node)["daemon_json"]["content"], **changes}
+        content = {key: value for key, value in content.items() if value is not None}
+        _docker(node)["daemon_json"] = daemon_json(content)
+
+    return damage
+
+
+def _no_daemon_json(node: Node) -> None:
+    _docker(node)["daemon_json"] = daemon_json(None)
+
+
+def _unload(node: Node) -> None:
+    node["driver"].update(loaded=None, device_nodes=[])
+    node["host"]["gpus"][0]["driver_bound"] = None
+
+
+def _loosen(packages: list[Node]) -> None:
+    packages[-1]["held"] = False
+
+
+def _mixed_toolkit(node: Node) -> None:
+    _toolkit(node)["packages"][0]["version"] = "1.17.7-1"
+
+
+def _half_toolkit(node: Node) -> None:
+    del _toolkit(node)["packages"][1]
+
+
+def _purge_toolkit(node: Node) -> None:
+    _toolkit(node).update(packages=[], hook_on_dockerd_path=False, version=None)
+    _toolkit(node)["binaries"] = dict.fromkeys(_toolkit(node)["binaries"])
+
+
+def _config_files_of_toolkit(node: Node) -> None:
+    _purge_toolkit(node)
+    _toolkit(node)["packages"] = [
+        {"name": "nvidia-container-toolkit", "version": "1.17.8-1", "held": False, "status": "config-files"}
+    ]
+
+
+def _stop_docker(node: Node) -> None:
+    _docker(node)["service"].update(active=False, pid=None, started_at=None)
+    _docker(node)["live"] = {**dict.fromkeys(_docker(node)["live"]), "reachable": False, "error": "no socket"}
+    _toolkit(node).update(hook_on_dockerd_path=None, hook_newer_than_dockerd=None)
+
+
+def _stale_spec(node: Node) -> None:
+    spec = node["container_runtime"]["cdi"]["specs"][0]
+    spec.update(stale=True, missing_paths=["/usr/lib/x86_64-linux-gnu/libcuda.so.580.82.07"])
+
+
+# what, how, which actions must come back
+DAMAGES: list[tuple[str, Damage, list[str]]] = [
+    ("dpkg interrupted", lambda n: n["apt"].update(dpkg_interrupted=True), ["apt.finish_dpkg"]),
+    ("toolkit's source gone", _drop_source("nvidia"), ["toolkit.source"]),
+    ("toolkit's source disabled", _set_source("nvidia", enabled=False), ["toolkit.source"]),
+    (
+        "toolkit's source elsewhere",
+        _set_source("nvidia", uris=["https://other.example/deb"]),
+        ["toolkit.source"],
+    ),
+    ("toolkit's source without key", _set_source("nvidia", signed_by=None), ["toolkit.source"]),
+    ("toolkit's keyring gone", _set_source("nvidia", fingerprints=None), ["toolkit.source"]),
+    ("toolkit's key another one", _set_source("nvidia", fingerprints=["F" * 40]), ["toolkit.source"]),
+    ("toolkit's source twice, two keys", _second_source, ["toolkit.source"]),
+    ("toolkit's source twice, over http", _insecure_second_source, ["toolkit.source"]),
+    ("Docker's source gone", _drop_source("docker"), ["docker.source"]),
+    ("Docker's key another one", _set_source("docker", fingerprints=["F" * 40]), ["docker.source"]),
+    ("nouveau allowed again", lambda n: n["host"]["nouveau"].update(blacklisted=False), ["host.nouveau_off"]),
+    ("toolkit purged", _purge_toolkit, ["toolkit.install", "toolkit.hold", "docker.restart"]),
+    ("toolkit removed", _config_files_of_toolkit, ["toolkit.install", "toolkit.hold", "docker.restart"]),
+    ("toolkit incomplete", _half_toolkit, ["toolkit.install", "toolkit.hold", "docker.restart"]),
+    ("toolkit of two versions", _mixed_toolkit, ["toolkit.install", "toolkit.hold", "docker.restart"]),
+    (
+        "toolkit's hook deleted",
+        lambda n: _toolkit(n)["binaries"].update({"nvidia-container-runtime-hook": None}),
+        ["toolkit.install", "docker.restart"],
+    ),
+    ("toolkit not held", lambda n: _loosen(_toolkit(n)["packages"]), ["toolkit.hold"]),
+    ("Docker disabled", lambda n: _docker(n)["service"].update(enabled=False), ["docker.service"]),
+    ("Docker stopped", _stop_docker, ["docker.service"]),
+    ("daemon.json without our runtime", _config(runtimes=None), ["toolkit.runtime"]),
+    ("daemon.json without the wished key", _config(**{"log-driver": None}), ["docker.daemon_config"]),
+    ("daemon.json gone", _no_daemon_json, ["docker.daemon_config", "toolkit.runtime"]),
+    (
+        "dockerd without the runtime",
+        lambda n: _docker(n)["live"].update(runtimes=["runc"]),
+        ["docker.restart"],
+    ),
+    (
+        "dockerd without the registry",
+        lambda n: _docker(n)["live"].update(insecure_registries=["127.0.0.0/8"]),
+        ["docker.restart"],
+    ),
+    ("dockerd without CDI", lambda n: _docker(n)["live"].update(cdi_spec_dirs=None), ["docker.restart"]),
+    (
+        "hook newer than dockerd",
+        lambda n: _toolkit(n).update(hook_newer_than_dockerd=True),
+        ["docker.restart"],
+    ),
+    ("image removed", lambda n: n["framework"].update(images=[]), ["image.fetch"]),
+    (
+        "guard file changed",
+        lambda n: n["apt"]["unattended_upgrades"].update(guard_file=False),
+        ["driver.upgrade_guard"],
+    ),
+    (
+        "driver's tools removed",
+        _without_package("nvidia-utils-580-server"),
+        ["driver.install", "driver.hold"],
+    ),
+    (
+        "driver's module package removed",
+        _without_package("linux-modules-nvidia-580-server-open-5.15.0-157-generic"),
+        ["driver.install", "driver.hold"],
+    ),
+    ("module file deleted", lambda n: n["driver"].update(on_disk=None), ["driver.install", "driver.hold"]),
+    (
+        "module of another flavour",
+        lambda n: n["driver"]["on_disk"].update(flavour="proprietary"),
+        ["driver.install", "driver.hold"],
+    ),
+    (
+        "libcuda deleted",
+        lambda n: n["driver"]["userspace"].update(libcuda=None),
+        ["driver.install", "driver.hold"],
+    ),
+    (
+        "nvidia-smi deleted",
+        lambda n: n["driver"]["userspace"].update(nvidia_smi=None),
+        ["driver.install", "driver.hold"],
+    ),
+    ("driver not held", lambda n: _loosen(n["driver"]["packages"]), ["driver.hold"]),
+    ("driver unloaded", _unload, ["driver.load"]),
+    ("device file deleted", lambda n: n["driver"]["device_nodes"].remove("/dev/nvidia0"), ["driver.load"]),
+    (
+        "uvm's device file deleted",
+        lambda n: n["driver"]["device_nodes"].remove("/dev/nvidia-uvm"),
+        ["driver.load"],
+    ),
+    ("uvm unloaded", lambda n: n["driver"]["loaded"].update(modules=["nvidia"]), ["driver.load"]),
+    (
+        "persistenced stopped",
+        lambda n: n["driver"]["persistenced"].update(active=False),
+        ["driver.persistenced"],
+    ),
+    (
+        "persistenced disabled",
+        lambda n: n["driver"]["persistenced"].update(enabled=False),
+        ["driver.persistenced"],
+    ),
+    ("another driver loaded", lambda n: n["driver"]["loaded"].update(version="580.82.07"), ["host.reboot"]),
+    ("CDI specification deleted", lambda n: n["container_runtime"]["cdi"].update(specs=[]), ["toolkit.cdi"]),
+    ("CDI specification stale", _stale_spec, ["toolkit.cdi"]),
+    (
+        "CDI specification of another driver",
+        lambda n: n["container_runtime"]["cdi"]["specs"][0].update(driver_version="580.82.07"),
+        ["toolkit.cdi"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "expected"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
+def test_damage_is_seen_and_repaired(whole: Node, damage: Damage, expected: list[str]) -> None:
+    node = copy.deepcopy(whole)
+    damage(node)
+    assert node != whole
+    result = planned(node)
+    assert result["conflicts"] == []
+    assert [action["id"] for action in result["actions"]] == expected
+    assert all(action["reason"] and action["evidence"] for action in result["actions"])
+
+
+def test_every_action_has_a_damage_that_asks_for_it() -> None:
+    """docker.install and apt.refresh_lists are what a bare node shows."""
+    asked = {identifier for _, _, actions in DAMAGES for identifier in actions}
+    node = planned(bare("20b5"))
+    asked |= {action["id"] for action in node["actions"]}
+    assert asked == set(ACTIONS)
+
+
+def test_files_that_are_gone_name_the_packages_to_reinstall(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    node["driver"]["on_disk"] = None
+    node["driver"]["userspace"]["libcuda"] = None
+    driver = planned(node)["driver"]
+    assert driver["reinstall"] == [
+        "linux-modules-nvidia-580-server-open-5.15.0-157-generic",
+        "libnvidia-compute-580-server",
+    ]
+    node = copy.deepcopy(whole)
+    _toolkit(node)["binaries"]["nvidia-ctk"] = None
+    assert len(planned(node)["container_runtime"]["toolkit"]["reinstall"]) == 4
+    assert planned(whole)["driver"]["reinstall"] == []
+
+
+def test_spec_of_cdi_refresh_service_counts(whole: Node) -> None:
+    """nvidia-cdi-refresh writes /var/run/cdi, which goes before /etc/cdi."""
+    node = copy.deepcopy(whole)
+    spec = node["container_runtime"]["cdi"]["specs"][0]
+    old = {**spec, "stale": True, "driver_version": "1.0"}
+    node["container_runtime"]["cdi"]["specs"] = [old, {**spec, "path": "/var/run/cdi/nvidia.yaml"}]
+    assert planned(node)["status"] == "converged"
+    node["container_runtime"]["cdi"]["specs"][1]["stale"] = True
+    assert planned(node)["container_runtime"]["toolkit"]["cdi"]["spec"] == "/var/run/cdi/nvidia.yaml"
+
+
+def test_switched_off_guards_are_not_planned(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    node["apt"]["unattended_upgrades"]["guard_file"] = False
+    _loosen(node["driver"]["packages"])
+    node["driver"]["persistenced"].update(active=False)
+    node["host"]["nouveau"]["blacklisted"] = False
+    off = {
+        "nvidia_driver_upgrade_guard_enabled": False,
+        "nvidia_driver_hold_enabled": False,
+        "nvidia_driver_persistenced_enabled": False,
+        "host_prepare_nouveau_disabled": False,
+    }
+    assert plan(node, {**WISHES, **off}, CATALOG, host="n", today=TODAY)["status"] == "converged"
+
+
+def test_several_damages_are_repaired_at_once(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    _unload(node)
+    _purge_toolkit(node)
+    node["framework"]["images"] = []
+    assert planned(apply(node, planned(node)))["status"] == "converged"
