@@ -59,10 +59,10 @@ def lists_age(node: Node) -> Optional[float]:
     names = node.listdir(LISTS)
     if not any(_PACKAGES.search(name) for name in names):
         return None
-    # The lists' own mtimes are the archive's; but `update` renames files in the directory, and Ubuntu
-    # leaves a stamp.
+    # The lists' own mtimes are the archive's. Ubuntu leaves a stamp after an update; elsewhere only the directory
+    # of downloads tells of an update that brought nothing new, and it tells of a failed one just the same.
     times = []
-    for path in (LISTS, LISTS + "/partial", STAMP):
+    for path in (LISTS, STAMP if node.exists(STAMP) else LISTS + "/partial"):
         try:
             found = node.stat(path)
         except OSError:

@@ -20,6 +20,8 @@ UNIT = "docker.service"
 # What systemd gives a service that sets no PATH of its own.
 SYSTEMD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
+# Of an image's environment only what tells about CUDA and the framework: the rest may hold secrets.
+_TELLING = re.compile(r"^(NVIDIA_\w+|CUDA_\w+|NV_\w*VERSION|CUDNN_\w+|TF_\w+|XLA_\w+|LD_LIBRARY_PATH|PATH)=")
 _ROOTLESS_SOCKET = "/run/user/%s/docker.sock"
 MIB = 1024 * 1024
 
@@ -220,8 +222,12 @@ def images(node: Node, sock: str) -> List[Dict[str, Any]]:
         identifier = image["Id"]
         try:
             config = node.docker(sock, "/images/%s/json" % quote(identifier)).get("Config") or {}
-            environment: Optional[List[str]] = config.get("Env") or []
+            environment: Optional[List[str]] = [
+                pair for pair in config.get("Env") or [] if _TELLING.match(pair)
+            ]
         except DockerError as error:  # it may have been removed meanwhile
+            if "timed out" in str(error):
+                raise  # the others would take as long
             node.problem("framework.images", error)
             environment = None
         for ref in refs:
@@ -275,6 +281,8 @@ def gpu_containers(node: Node, sock: str) -> List[Dict[str, Any]]:
         try:
             container = node.docker(sock, "/containers/%s/json" % quote(summary["Id"]))
         except DockerError as error:  # it may have ended meanwhile
+            if "timed out" in str(error):
+                raise
             if "o such container" not in str(error):
                 node.problem("container_runtime.gpu_containers", error)
             continue

@@ -113,6 +113,10 @@ def test_lists_may_be_packed(machine, suffix):
 def test_age_is_since_the_last_update_not_the_archive_s(machine):
     _lists(machine, age=5000)
     assert apt.lists_age(machine.node) == 5000
+    machine.mkdir("/var/lib/apt/lists/partial")
+    os.utime(machine.root / "var/lib/apt/lists/partial", (machine.now - 900, machine.now - 900))
+    os.utime(machine.root / "var/lib/apt/lists", (machine.now - 5000, machine.now - 5000))
+    assert apt.lists_age(machine.node) == 900  # an update that brought nothing new
     stamp = machine.write("/var/lib/apt/periodic/update-success-stamp")
     os.utime(stamp, (machine.now - 60, machine.now - 60))
     assert apt.lists_age(machine.node) == 60

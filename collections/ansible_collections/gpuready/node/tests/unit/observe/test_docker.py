@@ -247,7 +247,7 @@ def test_images_with_their_names_digests_and_environment(machine):
         {"Id": "sha256:dd", "RepoTags": ["gone:1"], "RepoDigests": None, "Size": 1048576},
     ]
     machine.api["/images/sha256%3Aaa/json"] = {
-        "Config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=11.2 brand=tesla,driver>=418"]}
+        "Config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=11.2 brand=tesla,driver>=418", "API_TOKEN=x"]}
     }
     machine.api["/images/sha256%3Acc/json"] = {"Config": None}
     node = machine.node
@@ -281,6 +281,16 @@ def test_images_with_their_names_digests_and_environment(machine):
 )
 def test_container_that_holds_a_gpu(container, expected):
     assert docker.holds_gpu(container) is expected
+
+
+def test_engine_that_stops_answering_ends_the_listing(machine):
+    machine.api["/images/json"] = [{"Id": "a", "RepoTags": ["a:1"]}, {"Id": "b", "RepoTags": ["b:1"]}]
+    machine.api["/images/a/json"] = DockerError("Docker Engine at x: timed out")
+    machine.api["/containers/json"] = [{"Id": "a"}]
+    machine.api["/containers/a/json"] = DockerError("Docker Engine at x: timed out")
+    for question in (docker.images, docker.gpu_containers):
+        with pytest.raises(DockerError, match="timed out"):
+            question(machine.node, docker.SOCKET)
 
 
 def test_gpu_containers_survive_one_that_ends_meanwhile(machine):

@@ -116,7 +116,7 @@ def converged(machine: Any) -> None:
                     "Size": 4000000000,
                 }
             ],
-            "/images/sha256%3Aaa/json": {"Config": {"Env": ["A=b"]}},
+            "/images/sha256%3Aaa/json": {"Config": {"Env": ["CUDA_VERSION=11.2.2"]}},
             "/containers/json": [],
         }
     )
@@ -175,7 +175,7 @@ def test_converged_machine(machine):
     assert runtime["toolkit"]["version"] == "1.17.8" and runtime["toolkit"]["hook_on_dockerd_path"] is True
     assert observed["driver"]["devices"][0]["compute_capability"] == "8.0"
     assert observed["driver"]["persistenced"] == {"installed": True, "enabled": True, "active": True}
-    assert observed["framework"]["images"][0]["env"] == {"A": "b"}
+    assert observed["framework"]["images"][0]["env"] == {"CUDA_VERSION": "11.2.2"}
     assert {entry["path"] for entry in observed["disk"]} == {"/", "/var/lib/docker", "/var", "/boot"}
     assert observed["driver"]["on_disk_next_boot"] is None
 
