@@ -7,7 +7,7 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify test lint unit bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,3 +32,21 @@ lab-clean: env ## remove everything that the lab made on this machine
 
 lab-status: env ## what of the lab runs, and how to reach it
 	$(LABCTL) status
+
+plan: env ## what would be done on the lab's nodes, and why; changes nothing
+	ansible-playbook playbooks/plan.yml -i lab
+
+verify: env ## run the TensorFlow container on the lab's nodes again
+	ansible-playbook playbooks/verify.yml -i lab
+
+test: env ## everything that CI runs
+	$(VENV)/bin/python tests/run_all.py
+
+lint: env ## ruff, mypy, yamllint, ansible-lint
+	$(VENV)/bin/python tests/run_all.py lint
+
+unit: env ## the tests that need no lab
+	$(VENV)/bin/python tests/run_all.py unit
+
+bench: env ## print wall times, module executions, apt transactions and SSH connections in the lab
+	$(VENV)/bin/python tests/bench/run.py

@@ -31,10 +31,13 @@ class Step:
 
 PYTHON = str(BIN / "python")
 PYTEST = (PYTHON, "-m", "pytest")
+# One pytest each: files of the same name in two of these are no clash then.
 UNIT_PATHS = (
     "collections/ansible_collections/gpuready/node/tests/unit",
+    "tests/unit",
     "tests/policy",
-    "tests/lab",
+    "tests/lab/simulator",
+    "tests/lab/unit",
 )
 
 STEPS = (
@@ -48,12 +51,20 @@ STEPS = (
             (str(BIN / "ansible-lint"), "--offline"),
         ),
     ),
-    Step("unit", ((*PYTEST, "-q", "-m", "not lab and not gpu", *UNIT_PATHS),)),
+    Step("unit", tuple((*PYTEST, "-q", "-m", "not lab and not gpu", path) for path in UNIT_PATHS)),
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
     Step("e2e", ((*PYTEST, "-v", "-m", "lab", "tests/e2e"),), needs_lab=True),
     Step(
         "host",
-        ((*PYTEST, "-q", "tests/host", "--hosts=ansible://gpu_nodes", "--ansible-inventory=inventories/lab"),),
+        (
+            (
+                *PYTEST,
+                "-q",
+                "tests/host",
+                "--hosts=ansible://gpu_nodes",
+                "--ansible-inventory=inventories/lab",
+            ),
+        ),
         needs_lab=True,
     ),
     Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True),
@@ -65,14 +76,17 @@ def run(step: Step, environment: dict[str, str]) -> int:
     """Run the step's commands; all of them, so that one lint does not hide the next."""
     worst = 0
     for command in step.commands:
-        print(f"$ {' '.join(Path(command[0]).name if i == 0 else c for i, c in enumerate(command))}", flush=True)
-        worst = max(worst, abs(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode))
+        print("$", Path(command[0]).name, *command[1:], flush=True)
+        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        worst = max(worst, abs(code))
     return worst
 
 
 def main() -> int:
     """Run the wanted steps and print a table of what passed and how long it took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("steps", nargs="*", help="names of steps; all when none is given")
     parser.add_argument("--list", action="store_true", help="name the steps and stop")
     options = parser.parse_args()
