@@ -321,18 +321,46 @@ def clean() -> list[str]:
                 docker.out("image", "rm", "--force", *images)
                 done.append(f"removed {len(images)} images")
     done += down()
-    for path in (settings.home(), settings.dot_lab(), settings.run_dir()):
-        if path.exists():
-            remove_tree(path)
-            done.append(f"removed {path}")
+    for directory in (settings.home(), settings.dot_lab(), settings.run_dir()):
+        if remove_owned(directory):
+            done.append(f"removed {directory}")
     return done
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory of the lab, refusing what cannot be one."""
-    if path.resolve() in {Path("/"), Path.home(), settings.REPO} or len(path.resolve().parts) < 3:
-        raise LabError(f"refusing to remove {path}")
-    shutil.rmtree(path)
+#: Everything that the lab puts into its directories. GPULAB_HOME may be a directory that holds other things too.
+OWNED = (
+    "build",
+    "cache",
+    "daemon.json",
+    "docker",
+    "docker.pid",
+    "docker.sock",
+    "engine.json",
+    "exec",
+    "firewall.json",
+    "keys",
+    "lab.json",
+    "lab.lock",
+    "logs",
+    "mirror",
+    "registry",
+    "simulator",
+    "simulator.new",
+    "ssh",
+)
+
+
+def remove_owned(directory: Path) -> bool:
+    """Remove what the lab made in a directory, and the directory if nothing else is in it."""
+    found = [path for name in OWNED if (path := directory / name).exists() or path.is_symlink()]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return bool(found)
 
 
 def status() -> dict[str, Any]:

@@ -216,7 +216,7 @@ def port_is_free(port: int) -> bool:
 
 
 def pick_port(wanted: int | None, taken: Iterable[int], *, any_port: bool = False) -> int:
-    """The wanted port, or the first free one that is no default node's; with `any_port` it is a preference."""
+    """The wanted port, or the first free one that is no default node's; `any_port`: a preference."""
     used = set(taken)
     if wanted is not None:
         if wanted not in used and port_is_free(wanted):
