@@ -222,12 +222,20 @@ def compile_c(source: str, target: Path, include: Path, *arguments: str) -> None
     os.chmod(target, 0o755)
 
 
-def build_library(name: str, version: str, cuda: int, target: Path, include: Path, root: str = "") -> None:
-    """One of the simulated libraries. `root` puts /proc, /dev and /run elsewhere, for unit tests."""
+def build_library(name: str, target: Path, include: Path, root: str = "") -> None:
+    """One of the simulated libraries, unbranded. `root` puts /proc, /dev and /run elsewhere, for unit tests."""
     compile_c(
         f"{name}.c", target, include, "-shared", "-fPIC", "-fvisibility=hidden", "-s", f"-Wl,-soname,{name}.so.1",
-        "-Wl,--build-id=none,-z,now", f'-DSIM_VERSION="{version}"', f"-DSIM_CUDA={cuda}", f'-DSIM_ROOT="{root}"',
+        "-Wl,--build-id=none,-z,now", f'-DSIM_ROOT="{root}"',
     )  # fmt: skip
+
+
+def brand(data: bytes, driver: Driver) -> bytes:
+    """The binary of one driver release: fills in src/release.h."""
+    blank = b"@SIM_VERSION@".ljust(32, b"\0") + struct.pack("<i", 0)
+    if data.count(blank) != 1:
+        raise ValueError("the binary has no room for a release")
+    return data.replace(blank, struct.pack("<32si", driver.version.encode(), driver.cuda))
 
 
 def build_program(source: str, target: Path, include: Path, *arguments: str) -> None:
@@ -320,38 +328,23 @@ def build_binaries(work: Path) -> dict[str, dict[str, bytes]]:
     include = work / "include"
     include.mkdir(parents=True)
     generated_includes(include)
-    jobs = []
+    daemons = {"nvidia-persistenced": (), "nvidia-fabricmanager": ("-DFABRIC",)}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        for driver in DRIVERS.values():
-            directory = work / driver.version
-            directory.mkdir()
-            version = f'-DSIM_VERSION="{driver.version}"'
-            for library in ("libcuda", "libnvidia-ml"):
-                jobs.append(
-                    pool.submit(
-                        build_library, library, driver.version, driver.cuda, directory / library, include
-                    )
-                )
-            jobs.append(
-                pool.submit(build_program, "nvidia-smi.c", directory / "nvidia-smi", include, version)
-            )
-            for program, extra in (("nvidia-persistenced", ()), ("nvidia-fabricmanager", ("-DFABRIC",))):
-                jobs.append(
-                    pool.submit(
-                        build_program,
-                        "daemon.c",
-                        directory / program,
-                        include,
-                        version,
-                        f'-DNAME="{program}"',
-                        *extra,
-                    )
-                )
+        jobs = [
+            *(pool.submit(build_library, name, work / name, include) for name in ("libcuda", "libnvidia-ml")),
+            pool.submit(build_program, "nvidia-smi.c", work / "nvidia-smi", include),
+            *(
+                pool.submit(build_program, "daemon.c", work / name, include, f'-DNAME="{name}"', *extra)
+                for name, extra in daemons.items()
+            ),
+        ]
     for job in jobs:
         job.result()
+    plain = {"nvidia-smi": (work / "nvidia-smi").read_bytes()}  # it knows no release: it asks NVML
+    blank = {name: (work / name).read_bytes() for name in ("libcuda", "libnvidia-ml", *daemons)}
     return {
-        version: {path.name: path.read_bytes() for path in sorted((work / version).iterdir())}
-        for version in DRIVERS
+        driver.version: plain | {name: brand(data, driver) for name, data in blank.items()}
+        for driver in DRIVERS.values()
     }
 
 

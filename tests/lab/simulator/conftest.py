@@ -124,21 +124,20 @@ def machine(machine_root: Path) -> Machine:
 @pytest.fixture(scope="session")
 def libraries(machine_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The user-space libraries and nvidia-smi of a driver version, looking at the machine's root."""
-    include = tmp_path_factory.mktemp("include")
-    build.generated_includes(include)
-    built: dict[str, Path] = {}
+    base = tmp_path_factory.mktemp("libraries")
+    build.generated_includes(base)
+    build.build_program("nvidia-smi.c", base / "nvidia-smi", base)
+    for name in ("libcuda", "libnvidia-ml"):
+        build.build_library(name, base / name, base, str(machine_root))
 
     def of(version: str) -> Path:
-        if version not in built:
-            directory = built[version] = tmp_path_factory.mktemp(f"libraries-{version}")
-            cuda = build.DRIVERS[version].cuda
+        directory = base / version
+        if not directory.exists():
+            directory.mkdir()
+            shutil.copy(base / "nvidia-smi", directory)
             for name in ("libcuda", "libnvidia-ml"):
-                build.build_library(
-                    name, version, cuda, directory / f"{name}.so.1", include, str(machine_root)
-                )
-            build.build_program(
-                "nvidia-smi.c", directory / "nvidia-smi", include, f'-DSIM_VERSION="{version}"'
-            )
-        return built[version]
+                data = build.brand((base / name).read_bytes(), build.DRIVERS[version])
+                (directory / f"{name}.so.1").write_bytes(data)
+        return directory
 
     return of

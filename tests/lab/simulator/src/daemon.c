@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "release.h"
+
 extern int mkdir(const char *, unsigned);
 static char socket_path[108], pid_path[128];
 

@@ -20,12 +20,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifndef SIM_VERSION
-#error "SIM_VERSION: the driver version this library is built for, as a string"
-#endif
-#ifndef SIM_CUDA
-#error "SIM_CUDA: the CUDA version of that driver, as in 13000"
-#endif
+#include "release.h"
+
 #ifndef SIM_ROOT
 #define SIM_ROOT "" /* tests build the libraries with another root */
 #endif
