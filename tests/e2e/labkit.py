@@ -36,7 +36,9 @@ def labctl(*arguments: str, check: bool = True) -> str:
     """Run labctl; what it printed on standard output."""
     done = subprocess.run([*LABCTL, *arguments], capture_output=True, text=True, timeout=1200, check=False)
     if check and done.returncode:
-        raise RuntimeError(f"labctl {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        raise RuntimeError(
+            f"labctl {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 
@@ -90,7 +92,7 @@ class Node:
         return self.sh(FINGERPRINT)
 
     def fault(self, *settings: str) -> None:
-        """Change its hardware profile: ``gpu0=off`` and the like."""
+        """Change what is wrong with its hardware: ``gpu_off_bus=true``, ``--clear``."""
         labctl("fault", self.name, *settings)
 
     @property
@@ -148,7 +150,7 @@ def play(
     environment: dict[str, str] | None = None,
 ) -> Run:
     """One run of a playbook of this repository, through ansible-runner, with its report in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "runner").mkdir(parents=True, exist_ok=True)
     command = " ".join(f"-i {inventory}" for inventory in inventories)
     hosts = list(limit)
     if hosts:
@@ -166,6 +168,8 @@ def play(
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "GPUREADY_ARTIFACTS_DIR": str(folder / "report"),
+            # Where the lab's group variables find .lab/, also for hosts of other inventories.
+            "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             **(environment or {}),
         },

@@ -18,6 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .versions import upstream
+
 SCHEMA = 1
 LAYERS = ("host", "container_runtime", "framework", "application")
 STATUSES = (
@@ -137,10 +139,14 @@ def _host_version(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None,
 
 
 def _runtime_version(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None) -> str:
+    """What is installed; where nothing is, what would be."""
     docker = _dig(gpu_stack, "container_runtime", "docker", "version")
     toolkit = _dig(gpu_stack, "container_runtime", "toolkit", "version")
+    if not docker:
+        packages = _dig(plan, "container_runtime", "docker", "packages") or [{}]
+        docker = upstream(packages[0].get("version") or "")
     if not toolkit:
-        toolkit = None if docker else _dig(plan, "container_runtime", "toolkit", "version")
+        toolkit = upstream(_dig(plan, "container_runtime", "toolkit", "version") or "")
     return ", ".join(
         f"{name} {version}" for name, version in (("docker", docker), ("toolkit", toolkit)) if version
     )

@@ -1,0 +1,56 @@
+"""The one thing that needs a reboot: nouveau holds the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labkit import LAB_INVENTORY, Node, inventory_file, play
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A bare node whose GPU nouveau has taken."""
+    made = Node.up("e2e-nouveau")
+    made.fault("nouveau_bound=true")
+    yield made
+    made.down()
+
+
+def run(node: Node, folder: Path, **variables: object):
+    inventory = inventory_file(folder / "one.json", [node])
+    return play(
+        "site.yml",
+        folder,
+        inventories=(LAB_INVENTORY, inventory),
+        limit=[node.name],
+        variables=dict(variables),
+    )
+
+
+def boot_id(node: Node) -> str:
+    return node.sh("cat /proc/sys/kernel/random/boot_id").strip()
+
+
+def test_reboot_that_is_not_allowed_is_said_and_not_done(node, tmp_path):
+    before = boot_id(node)
+    result = run(node, tmp_path, host_reboot_allowed=False)
+    assert result.rc != 0
+    document = result.node(node.name)
+    assert document["status"] == "reboot_pending", document["error"]
+    assert "host_reboot_allowed" in document["error"]
+    assert boot_id(node) == before
+
+
+def test_reboot_happens_once_and_the_node_is_verified(node, tmp_path):
+    before = boot_id(node)
+    result = run(node, tmp_path)
+    assert result.rc == 0, result.text
+    assert result.node(node.name)["status"] == "verified"
+    assert boot_id(node) != before
+    after = boot_id(node)
+    again = run(node, tmp_path)
+    assert again.rc == 0, again.text
+    assert again.changed(node.name) == 0
+    assert boot_id(node) == after
