@@ -227,6 +227,7 @@ import os
 import subprocess
 import time
 import uuid
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -256,7 +257,7 @@ def run_container(module, binary, name, command, probe, timeout):
     # Docker's messages are read by machines, here and later: keep them in English.
     environment = dict(os.environ, LC_ALL="C.UTF-8")
     started = time.monotonic()
-    result = {"timed_out": False, "exit_code": None, "error": None}
+    result: Dict[str, Any] = {"timed_out": False, "exit_code": None, "error": None}
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -296,13 +297,13 @@ def main():
         supports_check_mode=True,
     )
     image = module.params["image"]
-    result = {"changed": False, "image_id": None, "digests": [], "missing": False, "command": None}
+    result: Dict[str, Any] = {"image_id": None, "digests": [], "missing": False, "command": None}
     binary = module.get_bin_path("docker")
     if binary is None:
-        module.exit_json(run=dict(result, error="there is no docker command on the node"))
+        module.exit_json(changed=False, run=dict(result, error="there is no docker command on the node"))
     inspected, error, missing = inspect_image(module, binary, image)
     if inspected is None:
-        module.exit_json(run=dict(result, error=error, missing=missing))
+        module.exit_json(changed=False, run=dict(result, error=error, missing=missing))
     result["image_id"] = inspected.get("Id")
     result["digests"] = inspected.get("RepoDigests") or []
 
@@ -336,7 +337,7 @@ def main():
         )
     except OSError as error:
         result["error"] = "{0}: {1}".format(binary, error)
-    module.exit_json(run=result)
+    module.exit_json(changed=False, run=result)
 
 
 if __name__ == "__main__":

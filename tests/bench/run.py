@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Measure whole runs on fresh lab nodes and print what they cost. Printed, not asserted.
+
+Use: ``python tests/bench/run.py [--nodes 1] [--json FILE]`` with the lab up. It makes its own nodes
+(gpulab-bench-*) and removes them again.
+
+How each number is taken:
+
+* wall: around ``ansible-playbook``, on this machine, with whatever else it does.
+* modules: modules run on the node, from Ansible's own -vvv trace of what went over SSH.
+* ssh: connections that the node's sshd accepted. Ansible keeps one open and runs everything through it.
+* apt: transactions in the node's apt history that installed or upgraded something.
+* overlap: how long the image was being pulled while apt installed the driver, from the run's log and
+  from dockerd's events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+
+from labkit import LAB_INVENTORY, ROOT, Node, inventory_file
+
+MODELS = (("a100", "ubuntu-22.04"), ("t4", "ubuntu-24.04"))
+IMAGE_TASK = "framework_image : Begin to fetch the images"
+DRIVER_TASK = "nvidia_driver : Install the driver's packages"
+
+
+@dataclass
+class Cost:
+    """What one node cost in one run."""
+
+    node: str
+    modules: int
+    ssh: int
+    apt: int
+    changed: int
+    overlap: str = ""
+
+
+@dataclass
+class Measured:
+    """One run."""
+
+    what: str
+    rc: int
+    wall: float
+    nodes: list[Cost] = field(default_factory=list)
+
+
+def apt_transactions(node: Node) -> int:
+    """Entries of apt's history that put something on the node."""
+    history = node.sh("cat /var/log/apt/history.log 2>/dev/null || true")
+    return sum(
+        1
+        for entry in history.split("\n\n")
+        if re.search(r"^(Install|Upgrade|Reinstall|Downgrade):", entry, re.M)
+    )
+
+
+def ssh_connections(node: Node) -> int:
+    """Logins that sshd accepted since the node booted."""
+    return int(
+        node.sh("journalctl --quiet --boot _COMM=sshd | grep -c 'Accepted publickey' || true").strip() or 0
+    )
+
+
+def modules_run(trace: str, node: Node) -> int:
+    """Python programs that were handed to the node: with pipelining, one SSH command each."""
+    port = f"Port={node.connection['port']}"
+    lines = [line for line in trace.splitlines() if "SSH: EXEC" in line and port in line]
+    return sum(1 for line in lines if re.search(r"python3?(\.\d+)?( && sleep 0)?['\"\s]*$", line))
+
+
+def task_times(log: str, task: str) -> tuple[datetime | None, datetime | None]:
+    """When a task began, and when the next one did, from the timestamps of Ansible's log."""
+    begun: datetime | None = None
+    for line in log.splitlines():
+        match = re.match(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*? TASK \[(.*)\] \*", line)
+        if not match:
+            continue
+        moment = datetime.strptime(match.group(1), "%Y-%m-%d %H:%M:%S,%f")
+        if begun is not None:
+            return begun, moment
+        if match.group(2).startswith(task):
+            begun = moment
+    return begun, None
+
+
+def pulled_at(node: Node, since: float) -> datetime | None:
+    """When dockerd finished its last pull."""
+    said = node.sh(
+        f"docker events --since {int(since)} --until $(date +%s) --filter type=image --filter event=pull "
+        "--format '{{.TimeNano}}' 2>/dev/null || true"
+    ).split()
+    return datetime.fromtimestamp(int(said[-1]) / 1e9) if said else None
+
+
+def overlap(log: str, node: Node, since: float) -> str:
+    """How much of the driver's installation the pull ran beside."""
+    pull_start, _ = task_times(log, IMAGE_TASK)
+    driver_start, driver_end = task_times(log, DRIVER_TASK)
+    pull_end = pulled_at(node, since)
+    if not (pull_start and pull_end and driver_start and driver_end):
+        return "not measured"
+    both = (min(pull_end, driver_end) - max(pull_start, driver_start)).total_seconds()
+    pull, driver = (pull_end - pull_start).total_seconds(), (driver_end - driver_start).total_seconds()
+    return f"{max(0.0, both):.0f} s of {driver:.0f} s driver install, within a pull of {pull:.0f} s"
+
+
+def measure(what: str, playbook: str, nodes: list[Node], folder: Path, *arguments: str) -> Measured:
+    """Run a playbook on the nodes and take all numbers."""
+    print(f"{what} …", file=sys.stderr, flush=True)
+    before = {node.name: (apt_transactions(node), ssh_connections(node)) for node in nodes}
+    inventory = inventory_file(folder / "nodes.json", nodes)
+    log = folder / f"{re.sub(r'[^a-z]+', '-', what)}.log"
+    # A connection that an earlier run left open would hide what this one needs.
+    control = folder / f"cp{time.monotonic_ns()}"
+    since, started = time.time(), time.monotonic()
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            playbook,
+            *(
+                "-i",
+                str(LAB_INVENTORY),
+                "-i",
+                str(inventory),
+                "--limit",
+                ",".join(node.name for node in nodes),
+            ),
+            "-vvv",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_LOG_PATH": str(log),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
+            "ANSIBLE_NOCOLOR": "1",
+            "GPUREADY_ARTIFACTS_DIR": str(folder / "artifacts"),
+            "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall = time.monotonic() - started
+    fleet = json.loads((folder / "artifacts" / "latest" / "fleet.json").read_text())
+    measured = Measured(what, done.returncode, wall)
+    text = log.read_text()
+    for node in nodes:
+        apt, ssh = before[node.name]
+        measured.nodes.append(
+            Cost(
+                node=node.name,
+                modules=modules_run(done.stdout, node),
+                ssh=ssh_connections(node) - ssh,
+                apt=apt_transactions(node) - apt,
+                changed=len(fleet["nodes"][node.name]["changed_tasks"]),
+                overlap=overlap(text, node, since) if what.startswith("cold") else "",
+            )
+        )
+    if done.returncode:
+        print(done.stdout[-4000:], file=sys.stderr)
+    return measured
+
+
+def table(runs: list[Measured]) -> str:
+    """The numbers, aligned."""
+    rows: list[list[Any]] = [["run", "wall s", "node", "modules", "ssh", "apt", "changed", "rc"]]
+    notes = []
+    for run in runs:
+        for n, cost in enumerate(run.nodes):
+            head = [run.what, f"{run.wall:.1f}"] if n == 0 else ["", ""]
+            rows.append([*head, cost.node, cost.modules, cost.ssh, cost.apt, cost.changed, run.rc])
+            if cost.overlap:
+                notes.append(f"{cost.node}: image pull beside {cost.overlap}")
+    widths = [max(len(str(row[n])) for row in rows) for n in range(len(rows[0]))]
+    lines = [
+        "  ".join(str(cell).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
+def main() -> int:
+    """Make nodes, run, print, remove."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nodes", type=int, default=1, help="how many fresh nodes (default: 1)")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    options = parser.parse_args()
+    runs: list[Measured] = []
+    nodes: list[Node] = []
+    with tempfile.TemporaryDirectory(prefix="gpuready-bench-") as name:
+        folder = Path(name)
+        try:
+            for n in range(options.nodes):
+                gpus, os_ = MODELS[n % len(MODELS)]
+                print(f"node {n + 1} of {options.nodes} …", file=sys.stderr, flush=True)
+                nodes.append(Node.up(f"bench-{n + 1}", gpus=gpus, os=os_))
+            runs.append(measure("cold site.yml", "site.yml", nodes, folder))
+            runs.append(measure("converged site.yml", "site.yml", nodes, folder))
+            runs.append(measure("converged, no verification", "playbooks/provision.yml", nodes, folder))
+            runs.append(measure("plan.yml", "playbooks/plan.yml", nodes, folder))
+        finally:
+            for node in nodes:
+                node.down()
+    print(table(runs))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(run) for run in runs], indent=2) + "\n")
+    return max(run.rc for run in runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
