@@ -3,7 +3,8 @@
 
     build.py --output DIR --kernel KVER [--codenames jammy,noble]
 
-makes DIR/ubuntu/<codename>/*.deb, DIR/toolkit/*.deb and DIR/node/ (to be copied over a node's root file system).
+makes DIR/ubuntu/<codename>/*.deb, DIR/toolkit/*.deb and DIR/node/ (to be copied over a node's root file
+system).
 Needs Python and gcc. The same input gives the same bytes, and a second run with the same input does nothing.
 """
 
@@ -60,7 +61,7 @@ DRIVERS = {
     )
 }
 
-# Per release: (upstream version, Ubuntu revision), oldest first within a branch. The newest is apt's candidate.
+# Per release: (upstream version, Ubuntu revision), oldest first within a branch; the newest is the candidate.
 ARCHIVE = {
     "jammy": [
         ("470.256.02", "0ubuntu0.22.04.1"),
@@ -204,7 +205,8 @@ def generated_includes(directory: Path) -> None:
         major, minor = model["sm"].split(".")
         subsystem = int(model["subsystem"].split(":")[1], 16)
         rows.append(
-            f'{{"{model["name"]}", "{model["arch"]}", 0x{model["device"]}, {subsystem:#x}, {model["memory_mib"]}, '
+            f'{{"{model["name"]}", "{model["arch"]}", 0x{model["device"]}, {subsystem:#x}, '
+            f"{model['memory_mib']}, "
             f"{major}, {minor}, {model['sms']}, {model['watts']}}},\n"
         )
     (directory / "models.inc").write_text("".join(rows))
@@ -214,20 +216,41 @@ def generated_includes(directory: Path) -> None:
 
 def compile_c(source: str, target: Path, include: Path, *arguments: str) -> None:
     command = [
-        "gcc", "-std=gnu11", "-O1", "-Wall", "-Wno-unused-function", "-Wno-builtin-declaration-mismatch",
-        "-Wno-unused-variable", "-fno-stack-protector", "-U_FORTIFY_SOURCE", f"-I{HERE / 'src'}", f"-I{include}",
-        f"-ffile-prefix-map={HERE}=.", str(HERE / "src" / source), "-o", str(target), *arguments,
-    ]  # fmt: skip
+        "gcc",
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Wno-unused-function",
+        "-Wno-builtin-declaration-mismatch",
+        "-Wno-unused-variable",
+        "-fno-stack-protector",
+        "-U_FORTIFY_SOURCE",
+        f"-I{HERE / 'src'}",
+        f"-I{include}",
+        f"-ffile-prefix-map={HERE}=.",
+        str(HERE / "src" / source),
+        "-o",
+        str(target),
+        *arguments,
+    ]
     subprocess.run(command, check=True)
     os.chmod(target, 0o755)
 
 
 def build_library(name: str, target: Path, include: Path, root: str = "") -> None:
-    """One of the simulated libraries, unbranded. `root` puts /proc, /dev and /run elsewhere, for unit tests."""
+    """One of the simulated libraries, unbranded. `root` puts /proc and /dev elsewhere, for unit tests."""
     compile_c(
-        f"{name}.c", target, include, "-shared", "-fPIC", "-fvisibility=hidden", "-s", f"-Wl,-soname,{name}.so.1",
-        "-Wl,--build-id=none,-z,now", f'-DSIM_ROOT="{root}"',
-    )  # fmt: skip
+        f"{name}.c",
+        target,
+        include,
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-s",
+        f"-Wl,-soname,{name}.so.1",
+        "-Wl,--build-id=none,-z,now",
+        f'-DSIM_ROOT="{root}"',
+    )
 
 
 def brand(data: bytes, driver: Driver) -> bytes:
@@ -241,9 +264,19 @@ def brand(data: bytes, driver: Driver) -> bytes:
 def build_program(source: str, target: Path, include: Path, *arguments: str) -> None:
     """A program with its own entry point and old symbol versions only (see src/start.c)."""
     compile_c(
-        source, target, include, str(HERE / "src/start.c"), "-nostartfiles", "-fPIE", "-pie", "-s",
-        "-Wl,--build-id=none", "-Wl,--no-as-needed", "-l:libdl.so.2", *arguments,
-    )  # fmt: skip
+        source,
+        target,
+        include,
+        str(HERE / "src/start.c"),
+        "-nostartfiles",
+        "-fPIE",
+        "-pie",
+        "-s",
+        "-Wl,--build-id=none",
+        "-Wl,--no-as-needed",
+        "-l:libdl.so.2",
+        *arguments,
+    )
 
 
 def build_module(name: str, driver: Driver | None, flavour: str, kernel: str) -> bytes:
@@ -256,7 +289,8 @@ def build_module(name: str, driver: Driver | None, flavour: str, kernel: str) ->
     if driver:
         info.append(f"version={driver.version}")
         banner = (
-            f"NVIDIA UNIX Open Kernel Module for x86_64  {driver.version}  Release Build  (dvs-builder@U22-I3-AE18-23-3)  {driver.date}"
+            f"NVIDIA UNIX Open Kernel Module for x86_64  {driver.version}  Release Build  "
+            f"(dvs-builder@U22-I3-AE18-23-3)  {driver.date}"
             if flavour == "open"
             else f"NVIDIA UNIX x86_64 Kernel Module  {driver.version}  {driver.date}"
         )
@@ -306,9 +340,22 @@ def elf_object(sections: dict[str, bytes]) -> bytes:
     start = len(body)
     body += b"\0" * 64 + b"".join(headers)
     body[:64] = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01" + b"\0" * 9, 1, 62, 1, 0, 0, start, 0, 64, 0, 0, 64,
-        len(headers) + 1, len(headers),
-    )  # fmt: skip
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01" + b"\0" * 9,
+        1,
+        62,
+        1,
+        0,
+        0,
+        start,
+        0,
+        64,
+        0,
+        0,
+        64,
+        len(headers) + 1,
+        len(headers),
+    )
     return bytes(body)
 
 
@@ -381,9 +428,11 @@ WantedBy=multi-user.target
 UDEV_RULES = """# Tag the device as master-of-seat so that logind is happy
 SUBSYSTEM=="pci", ATTRS{vendor}=="0x10de", DRIVERS=="nvidia", TAG+="seat", TAG+="master-of-seat"
 # Start and stop nvidia-persistenced
-ACTION=="add", DEVPATH=="/bus/pci/drivers/nvidia", TAG+="systemd", ENV{SYSTEMD_WANTS}="nvidia-persistenced.service"
+ACTION=="add", DEVPATH=="/bus/pci/drivers/nvidia", TAG+="systemd", \\
+    ENV{SYSTEMD_WANTS}="nvidia-persistenced.service"
 # Load the other modules and create their nodes
-ACTION=="add", DEVPATH=="/bus/pci/drivers/nvidia", RUN+="/sbin/modprobe nvidia-modeset", RUN+="/sbin/modprobe nvidia-uvm"
+ACTION=="add", DEVPATH=="/bus/pci/drivers/nvidia", RUN+="/sbin/modprobe nvidia-modeset"
+ACTION=="add", DEVPATH=="/bus/pci/drivers/nvidia", RUN+="/sbin/modprobe nvidia-uvm"
 """
 
 NOUVEAU_BLACKLIST = """# Nouveau must not take the GPU before the NVIDIA driver does.
@@ -433,14 +482,25 @@ def driver_packages(codename: str, kernel: str, binaries: dict[str, dict[str, by
             if upstream.startswith(new + ".")
         )
         for stem in (
-            "nvidia-utils-{}-server", "nvidia-headless-{}-server", "nvidia-headless-no-dkms-{}-server", "nvidia-dkms-{}-server",
-            "libnvidia-compute-{}-server", "libnvidia-cfg1-{}-server", "nvidia-compute-utils-{}-server",
-            "nvidia-kernel-common-{}-server", "nvidia-kernel-source-{}-server",
-        ):  # fmt: skip
+            "nvidia-utils-{}-server",
+            "nvidia-headless-{}-server",
+            "nvidia-headless-no-dkms-{}-server",
+            "nvidia-dkms-{}-server",
+            "libnvidia-compute-{}-server",
+            "libnvidia-cfg1-{}-server",
+            "nvidia-compute-utils-{}-server",
+            "nvidia-kernel-common-{}-server",
+            "nvidia-kernel-source-{}-server",
+        ):
             packages.append(
-                Deb(stem.format(old), version, f"Transitional package for {stem.format(new)}", section="restricted/oldlibs",
-                    fields={"Depends": stem.format(new)})
-            )  # fmt: skip
+                Deb(
+                    stem.format(old),
+                    version,
+                    f"Transitional package for {stem.format(new)}",
+                    section="restricted/oldlibs",
+                    fields={"Depends": stem.format(new)},
+                )
+            )
     return packages
 
 
@@ -449,14 +509,24 @@ def user_space_packages(driver: Driver, version: str, binary: dict[str, bytes]) 
     same = f"(= {version})"
 
     def rivals(virtual: str, provides: str = "") -> dict[str, str]:
-        """One package of a kind at a time, whichever the branch: all provide, conflict with and replace one name."""
+        """One package of a kind at a time: all branches provide, conflict with and replace one name."""
         return {"Provides": provides or virtual, "Conflicts": virtual, "Replaces": virtual}
 
     compute = Deb(
-        f"libnvidia-compute-{branch}-server", version, "NVIDIA libcompute package", section="restricted/libs",
-        fields={"Depends": "libc6 (>= 2.2.5)", "Multi-Arch": "same",
-                **rivals("libnvidia-compute", f"libcuda-{driver.cuda // 1000}.{driver.cuda % 1000 // 10}-1, libcuda.so.1 (= {upstream}), libcuda1, libnvidia-compute, libnvidia-ml.so.1, libnvidia-ml1")},
-    )  # fmt: skip
+        f"libnvidia-compute-{branch}-server",
+        version,
+        "NVIDIA libcompute package",
+        section="restricted/libs",
+        fields={
+            "Depends": "libc6 (>= 2.2.5)",
+            "Multi-Arch": "same",
+            **rivals(
+                "libnvidia-compute",
+                f"libcuda-{driver.cuda // 1000}.{driver.cuda % 1000 // 10}-1, libcuda.so.1 (= {upstream}), "
+                "libcuda1, libnvidia-compute, libnvidia-ml.so.1, libnvidia-ml1",
+            ),
+        },
+    )
     for library in ("libcuda", "libnvidia-ml"):
         compute.add(f"{LIB}/{library}.so.{upstream}", binary[library], 0o644)
         compute.links[f"{LIB}/{library}.so.1"] = f"{library}.so.{upstream}"
@@ -464,27 +534,38 @@ def user_space_packages(driver: Driver, version: str, binary: dict[str, bytes]) 
     compute.scripts["triggers"] = "activate-noawait ldconfig\n"
 
     cfg1 = Deb(
-        f"libnvidia-cfg1-{branch}-server", version, "NVIDIA binary OpenGL/GLX configuration library",
-        section="restricted/libs", fields={"Depends": "libc6 (>= 2.2.5)", **rivals("libnvidia-cfg1")},
-    )  # fmt: skip
+        f"libnvidia-cfg1-{branch}-server",
+        version,
+        "NVIDIA binary OpenGL/GLX configuration library",
+        section="restricted/libs",
+        fields={"Depends": "libc6 (>= 2.2.5)", **rivals("libnvidia-cfg1")},
+    )
 
     utils = Deb(
-        f"nvidia-utils-{branch}-server", version, "NVIDIA Server Driver support binaries",
+        f"nvidia-utils-{branch}-server",
+        version,
+        "NVIDIA Server Driver support binaries",
         fields={"Depends": f"libnvidia-compute-{branch}-server {same}", **rivals("nvidia-utils")},
-    )  # fmt: skip
+    )
     utils.add("/usr/bin/nvidia-smi", binary["nvidia-smi"], 0o755)
 
     compute_utils = Deb(
-        f"nvidia-compute-utils-{branch}-server", version, "NVIDIA compute utilities",
-        fields={"Depends": f"libnvidia-compute-{branch}-server {same}, adduser", **rivals("nvidia-compute-utils", "nvidia-compute-utils, nvidia-persistenced")},
-    )  # fmt: skip
+        f"nvidia-compute-utils-{branch}-server",
+        version,
+        "NVIDIA compute utilities",
+        fields={
+            "Depends": f"libnvidia-compute-{branch}-server {same}, adduser",
+            **rivals("nvidia-compute-utils", "nvidia-compute-utils, nvidia-persistenced"),
+        },
+    )
     compute_utils.add("/usr/bin/nvidia-persistenced", binary["nvidia-persistenced"], 0o755)
     compute_utils.add("/lib/systemd/system/nvidia-persistenced.service", PERSISTENCED_UNIT)
     compute_utils.scripts["postinst"] = """#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
     if ! getent passwd nvidia-persistenced >/dev/null; then
-        adduser --system --group --quiet --home /nonexistent --no-create-home --gecos "NVIDIA Persistence Daemon,,," nvidia-persistenced
+        adduser --system --group --quiet --home /nonexistent --no-create-home \\
+            --gecos "NVIDIA Persistence Daemon,,," nvidia-persistenced
     fi
     if [ -d /run/systemd/system ]; then
         systemctl --system daemon-reload >/dev/null || true
@@ -494,13 +575,17 @@ fi
 """
     compute_utils.scripts["prerm"] = """#!/bin/sh
 set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then systemctl stop nvidia-persistenced.service || true; fi
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+    systemctl stop nvidia-persistenced.service || true
+fi
 """
 
     common = Deb(
-        f"nvidia-kernel-common-{branch}-server", version, "Shared files used with the kernel module",
+        f"nvidia-kernel-common-{branch}-server",
+        version,
+        "Shared files used with the kernel module",
         fields=rivals("nvidia-kernel-common"),
-    )  # fmt: skip
+    )
     common.add("/lib/modprobe.d/nvidia-graphics-drivers.conf", NOUVEAU_BLACKLIST)
     common.add("/lib/udev/rules.d/71-nvidia.rules", UDEV_RULES)
     common.scripts["postinst"] = """#!/bin/sh
@@ -513,15 +598,19 @@ if [ "$1" = remove ] && [ -x /usr/sbin/update-initramfs ]; then update-initramfs
 """
 
     fabric = Deb(
-        f"nvidia-fabricmanager-{branch}", version, "Fabric Manager for NVSwitch based systems",
+        f"nvidia-fabricmanager-{branch}",
+        version,
+        "Fabric Manager for NVSwitch based systems",
         fields={"Depends": "libc6 (>= 2.2.5)", **rivals("nvidia-fabricmanager")},
-    )  # fmt: skip
+    )
     fabric.add("/usr/bin/nv-fabricmanager", binary["nvidia-fabricmanager"], 0o755)
     fabric.add("/lib/systemd/system/nvidia-fabricmanager.service", FABRICMANAGER_UNIT)
     fabric.add("/usr/share/nvidia/nvswitch/fabricmanager.cfg", "LOG_LEVEL=4\nDAEMONIZE=1\n")
     fabric.scripts["postinst"] = """#!/bin/sh
 set -e
-if [ "$1" = configure ] && [ -d /run/systemd/system ]; then systemctl --system daemon-reload >/dev/null || true; fi
+if [ "$1" = configure ] && [ -d /run/systemd/system ]; then
+    systemctl --system daemon-reload >/dev/null || true
+fi
 """
     return [compute, cfg1, utils, compute_utils, common, fabric]
 
@@ -536,10 +625,16 @@ def module_packages(driver: Driver, version: str, flavour: str, kernel: str, reb
     where = f"/lib/modules/{kernel}/kernel/{short}"
 
     source = Deb(
-        f"nvidia-kernel-source-{branch}-server{suffix}", version, "NVIDIA kernel source package",
-        fields={"Depends": f"nvidia-kernel-common-{branch}-server {same}", "Provides": "nvidia-kernel-source",
-                "Conflicts": "nvidia-kernel-source", "Replaces": "nvidia-kernel-source"},
-    )  # fmt: skip
+        f"nvidia-kernel-source-{branch}-server{suffix}",
+        version,
+        "NVIDIA kernel source package",
+        fields={
+            "Depends": f"nvidia-kernel-common-{branch}-server {same}",
+            "Provides": "nvidia-kernel-source",
+            "Conflicts": "nvidia-kernel-source",
+            "Replaces": "nvidia-kernel-source",
+        },
+    )
     tree = f"/usr/src/nvidia-srv-{upstream}"
     source.add(
         f"{tree}/dkms.conf", f'PACKAGE_NAME="nvidia-srv"\nPACKAGE_VERSION="{upstream}"\nAUTOINSTALL="yes"\n'
@@ -550,21 +645,26 @@ def module_packages(driver: Driver, version: str, flavour: str, kernel: str, reb
         source.add(f"{tree}/{name}.o", build_module(name, driver, flavour, "@KERNEL@" + "_" * 64))
 
     objects = Deb(
-        f"linux-objects-nvidia-{branch}-server{suffix}-{kernel}", kernel_version,
-        f"Linux kernel nvidia modules for version {kernel} (objects)", section="restricted/kernel",
+        f"linux-objects-nvidia-{branch}-server{suffix}-{kernel}",
+        kernel_version,
+        f"Linux kernel nvidia modules for version {kernel} (objects)",
+        section="restricted/kernel",
         files={f"{where}/bits/{name}.o": (data, 0o644) for name, data in modules.items()},
-    )  # fmt: skip
+    )
     # The real package, too, ships parts and puts the modules together at installation.
     precompiled = Deb(
-        f"linux-modules-nvidia-{branch}-server{suffix}-{kernel}", kernel_version,
-        f"Linux kernel nvidia modules for version {kernel}", section="restricted/kernel",
+        f"linux-modules-nvidia-{branch}-server{suffix}-{kernel}",
+        kernel_version,
+        f"Linux kernel nvidia modules for version {kernel}",
+        section="restricted/kernel",
         fields={
             "Depends": f"linux-signatures-nvidia-{kernel} (>= {kernel_package_version(kernel, 0)}), "
             f"linux-objects-nvidia-{branch}-server{suffix}-{kernel} (= {kernel_version}), "
-            f"nvidia-kernel-common-{branch}-server (<= {version}), nvidia-kernel-common-{branch}-server (>= {upstream})",
+            f"nvidia-kernel-common-{branch}-server (<= {version}), "
+            f"nvidia-kernel-common-{branch}-server (>= {upstream})",
             "Provides": "nvidia-prebuilt-kernel",
         },
-    )  # fmt: skip
+    )
     precompiled.scripts["postinst"] = f"""#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
@@ -585,25 +685,37 @@ if [ "$1" = remove ] && [ -d /lib/modules/{kernel} ]; then depmod -a {kernel}; f
 """
 
     headless_no_dkms = Deb(
-        f"nvidia-headless-no-dkms-{branch}-server{suffix}", version, "NVIDIA headless metapackage - no DKMS",
+        f"nvidia-headless-no-dkms-{branch}-server{suffix}",
+        version,
+        "NVIDIA headless metapackage - no DKMS",
         fields={
             "Depends": ", ".join(
                 f"{stem} {same}"
                 for stem in (
-                    f"nvidia-kernel-common-{branch}-server", f"nvidia-kernel-source-{branch}-server{suffix}",
-                    f"libnvidia-compute-{branch}-server", f"nvidia-compute-utils-{branch}-server", f"libnvidia-cfg1-{branch}-server",
+                    f"nvidia-kernel-common-{branch}-server",
+                    f"nvidia-kernel-source-{branch}-server{suffix}",
+                    f"libnvidia-compute-{branch}-server",
+                    f"nvidia-compute-utils-{branch}-server",
+                    f"libnvidia-cfg1-{branch}-server",
                 )
             ),
-            "Provides": "nvidia-headless-no-dkms", "Conflicts": "nvidia-headless-no-dkms", "Replaces": "nvidia-headless-no-dkms",
+            "Provides": "nvidia-headless-no-dkms",
+            "Conflicts": "nvidia-headless-no-dkms",
+            "Replaces": "nvidia-headless-no-dkms",
         },
-    )  # fmt: skip
+    )
     dkms = Deb(
-        f"nvidia-dkms-{branch}-server{suffix}", version, "NVIDIA DKMS package",
+        f"nvidia-dkms-{branch}-server{suffix}",
+        version,
+        "NVIDIA DKMS package",
         fields={
-            "Depends": f"nvidia-kernel-source-{branch}-server{suffix} {same}, nvidia-kernel-common-{branch}-server {same}, dkms (>= 3.0.11)",
-            "Provides": "nvidia-dkms-kernel", "Conflicts": "nvidia-dkms-kernel", "Replaces": "nvidia-dkms-kernel",
+            "Depends": f"nvidia-kernel-source-{branch}-server{suffix} {same}, "
+            f"nvidia-kernel-common-{branch}-server {same}, dkms (>= 3.0.11)",
+            "Provides": "nvidia-dkms-kernel",
+            "Conflicts": "nvidia-dkms-kernel",
+            "Replaces": "nvidia-dkms-kernel",
         },
-    )  # fmt: skip
+    )
     dkms.scripts["postinst"] = f"""#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
@@ -623,21 +735,29 @@ set -e
 case "$1" in remove|upgrade|deconfigure) dkms remove -m nvidia-srv -v {upstream} --all ;; esac
 """
     headless = Deb(
-        f"nvidia-headless-{branch}-server{suffix}", version, "NVIDIA headless metapackage",
+        f"nvidia-headless-{branch}-server{suffix}",
+        version,
+        "NVIDIA headless metapackage",
         fields={
-            "Depends": f"nvidia-headless-no-dkms-{branch}-server{suffix} {same}, nvidia-dkms-{branch}-server{suffix} {same}",
-            "Provides": "nvidia-headless", "Conflicts": "nvidia-headless", "Replaces": "nvidia-headless",
+            "Depends": f"nvidia-headless-no-dkms-{branch}-server{suffix} {same}, "
+            f"nvidia-dkms-{branch}-server{suffix} {same}",
+            "Provides": "nvidia-headless",
+            "Conflicts": "nvidia-headless",
+            "Replaces": "nvidia-headless",
         },
-    )  # fmt: skip
+    )
     return [source, objects, precompiled, headless_no_dkms, dkms, headless]
 
 
 def kernel_packages(kernel: str) -> list[Deb]:
     """Headers of the running kernel, and dkms: both so thin that they only serve the simulated driver."""
     headers = Deb(
-        f"linux-headers-{kernel}", kernel_package_version(kernel, 0), f"Linux kernel headers for version {kernel}",
-        section="devel", links={f"/lib/modules/{kernel}/build": f"/usr/src/linux-headers-{kernel}"},
-    )  # fmt: skip
+        f"linux-headers-{kernel}",
+        kernel_package_version(kernel, 0),
+        f"Linux kernel headers for version {kernel}",
+        section="devel",
+        links={f"/lib/modules/{kernel}/build": f"/usr/src/linux-headers-{kernel}"},
+    )
     headers.add(f"/usr/src/linux-headers-{kernel}/Makefile", "# SIMULATED kernel headers\n")
     headers.add(f"/usr/src/linux-headers-{kernel}/.config", "CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\n")
     headers.scripts["postinst"] = f"""#!/bin/sh

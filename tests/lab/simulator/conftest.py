@@ -26,8 +26,8 @@ KERNEL = os.uname().release
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole build, for a kernel of Ubuntu's naming."""
     directory = tmp_path_factory.mktemp("simulator")
-    command = [sys.executable, HERE / "build.py", "--output", directory, "--kernel", "6.8.0-136-generic"]
-    subprocess.run(command, check=True)
+    command = [sys.executable, str(HERE / "build.py"), "--output", str(directory)]
+    subprocess.run([*command, "--kernel", "6.8.0-136-generic"], check=True)
     return directory
 
 

@@ -38,11 +38,15 @@ for index in range(n.nvmlDeviceGetCount()):
     except n.NVMLError_NotSupported:
         mig = None
     out["devices"].append({
-        "name": n.nvmlDeviceGetName(h), "uuid": n.nvmlDeviceGetUUID(h), "bus": n.nvmlDeviceGetPciInfo(h).busId,
+        "name": n.nvmlDeviceGetName(h), "uuid": n.nvmlDeviceGetUUID(h),
+        "bus": n.nvmlDeviceGetPciInfo(h).busId,
         "id": n.nvmlDeviceGetPciInfo(h).pciDeviceId,
-        "total": n.nvmlDeviceGetMemoryInfo(h).total >> 20, "total2": n.nvmlDeviceGetMemoryInfo(h, n.nvmlMemory_v2).total >> 20,
-        "cc": list(n.nvmlDeviceGetCudaComputeCapability(h)), "mig": mig, "util": n.nvmlDeviceGetUtilizationRates(h).gpu,
-        "temperature": n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU), "minor": n.nvmlDeviceGetMinorNumber(h),
+        "total": n.nvmlDeviceGetMemoryInfo(h).total >> 20,
+        "total2": n.nvmlDeviceGetMemoryInfo(h, n.nvmlMemory_v2).total >> 20,
+        "cc": list(n.nvmlDeviceGetCudaComputeCapability(h)), "mig": mig,
+        "util": n.nvmlDeviceGetUtilizationRates(h).gpu,
+        "temperature": n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU),
+        "minor": n.nvmlDeviceGetMinorNumber(h),
         "persistence": n.nvmlDeviceGetPersistenceMode(h),
     })
 n.nvmlShutdown()

@@ -13,8 +13,11 @@ def test_bare_machine_shows_its_gpu(machine: Machine) -> None:
     machine.boot()
     base = "sys/bus/pci/devices/0000:3b:00.0"
     assert [machine.read(f"{base}/{name}") for name in ("vendor", "device", "class", "subsystem_device")] == [
-        "0x10de\n", "0x20b5\n", "0x030200\n", "0x1533\n",
-    ]  # fmt: skip
+        "0x10de\n",
+        "0x20b5\n",
+        "0x030200\n",
+        "0x1533\n",
+    ]
     config = (machine.root / base / "config").read_bytes()
     assert config[:4] == b"\xde\x10\xb5\x20"
     assert machine.driver_of() is None

@@ -22,9 +22,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin-1.17.8/ and bin-1.18.2/ with the programs under their real names."""
     base = tmp_path_factory.mktemp("toolkit")
     names = {
-        "ctk": "nvidia-ctk", "cli": "nvidia-container-cli", "runtime": "nvidia-container-runtime",
-        "hook": "nvidia-container-runtime-hook", "cdi_hook": "nvidia-cdi-hook",
-    }  # fmt: skip
+        "ctk": "nvidia-ctk",
+        "cli": "nvidia-container-cli",
+        "runtime": "nvidia-container-runtime",
+        "hook": "nvidia-container-runtime-hook",
+        "cdi_hook": "nvidia-cdi-hook",
+    }
     for version in VERSIONS:
         directory = base / f"bin-{version}"
         directory.mkdir()
@@ -52,8 +55,12 @@ def run(
 ) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-IS", programs / f"bin-{version}" / name, *map(str, arguments)],
-        env={**os.environ, **env}, input=stdin, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, **env},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -79,12 +86,21 @@ def test_configure_creates_daemon_json(programs: Path, tmp_path: Path) -> None:
 def test_configure_keeps_what_is_there(programs: Path, tmp_path: Path) -> None:
     target = tmp_path / "daemon.json"
     target.write_text(
-        '{"log-opts": {"max-size": "10m"}, "runtimes": {"kata": {"path": "kata"}}, "features": {"buildkit": true}}'
+        '{"log-opts": {"max-size": "10m"}, "runtimes": {"kata": {"path": "kata"}}, '
+        '"features": {"buildkit": true}}'
     )
     done = run(
-        programs, "nvidia-ctk", "runtime", "configure", f"--config={target}", "--set-as-default", "--cdi.enabled",
-        "--nvidia-runtime-name", "gpu", "--nvidia-runtime-path=/opt/nvidia-container-runtime",
-    )  # fmt: skip
+        programs,
+        "nvidia-ctk",
+        "runtime",
+        "configure",
+        f"--config={target}",
+        "--set-as-default",
+        "--cdi.enabled",
+        "--nvidia-runtime-name",
+        "gpu",
+        "--nvidia-runtime-path=/opt/nvidia-container-runtime",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(target.read_text()) == {
         "log-opts": {"max-size": "10m"},
@@ -127,9 +143,17 @@ def test_config_is_written_and_set_in_place(programs: Path, tmp_path: Path, comm
     text = target.read_text()
     assert "#no-cgroups = false\n" in text and 'mode = "auto"\n' in text and "load-kmods = true\n" in text
     done = run(
-        programs, "nvidia-ctk", "config", "--config-file", target, "--in-place", "--set", "nvidia-container-cli.no-cgroups",
-        "--set", "nvidia-container-runtime.mode=cdi",
-    )  # fmt: skip
+        programs,
+        "nvidia-ctk",
+        "config",
+        "--config-file",
+        target,
+        "--in-place",
+        "--set",
+        "nvidia-container-cli.no-cgroups",
+        "--set",
+        "nvidia-container-runtime.mode=cdi",
+    )
     assert done.returncode == 0, done.stderr
     tables = common.parse_toml(target.read_text())
     assert tables["nvidia-container-cli"]["no-cgroups"] is True
@@ -168,13 +192,20 @@ SPEC = {
         "deviceNodes": [{"path": "/dev/full"}],
         "hooks": [
             {
-                "hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook",
+                "hookName": "createContainer",
+                "path": "/usr/bin/nvidia-cdi-hook",
                 "args": ["nvidia-cdi-hook", "create-symlinks", "--link", "libcuda.so.1::/usr/lib/libcuda.so"],
             }
         ],
-        "mounts": [{"hostPath": "/usr/bin/env", "containerPath": "/usr/bin/env", "options": ["ro", "nosuid", "nodev", "bind"]}],
+        "mounts": [
+            {
+                "hostPath": "/usr/bin/env",
+                "containerPath": "/usr/bin/env",
+                "options": ["ro", "nosuid", "nodev", "bind"],
+            }
+        ],
     },
-}  # fmt: skip
+}
 
 
 def test_cdi_is_read_as_it_is_written(common: ModuleType) -> None:
@@ -262,9 +293,19 @@ def test_runtime_without_a_driver_fails_and_logs_as_containerd_reads_it(
     target = bundle(tmp_path / "bundle", "NVIDIA_VISIBLE_DEVICES=all")
     log = tmp_path / "log.json"
     done = run(
-        programs, "nvidia-container-runtime", "--log", log, "--log-format", "json", "create", "--bundle", target, "id",
-        PATH=path, LD_LIBRARY_PATH="",
-    )  # fmt: skip
+        programs,
+        "nvidia-container-runtime",
+        "--log",
+        log,
+        "--log-format",
+        "json",
+        "create",
+        "--bundle",
+        target,
+        "id",
+        PATH=path,
+        LD_LIBRARY_PATH="",
+    )
     assert done.returncode == 1
     entry = json.loads(log.read_text())
     assert entry["level"] == "error"
@@ -315,7 +356,10 @@ def test_images_ask_for_devices_through_their_environment(
     assert common.visible_devices(env) == devices
 
 
-REQUIREMENT = "cuda>=11.2 brand=tesla,driver>=418,driver<419 brand=tesla,driver>=440,driver<441 driver>=450,driver<451"  # the TF image's
+# What the TensorFlow 2.9 image asks for.
+REQUIREMENT = (
+    "cuda>=11.2 brand=tesla,driver>=418,driver<419 brand=tesla,driver>=440,driver<441 driver>=450,driver<451"
+)
 
 
 @pytest.mark.parametrize(

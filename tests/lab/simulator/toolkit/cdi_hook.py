@@ -1,5 +1,5 @@
-"""SIMULATED nvidia-cdi-hook: the createContainer hooks that a CDI specification names. They run in the container's
-mount namespace, before its root becomes the root."""
+"""SIMULATED nvidia-cdi-hook: the createContainer hooks that a CDI specification names. They run in the
+container's mount namespace, before its root becomes the root."""
 
 import os
 import subprocess
@@ -17,7 +17,8 @@ from .common import (
 
 
 def flags(words):
-    values, words = {}, list(words)
+    values: dict[str, list[str]] = {}
+    words = list(words)
     while words:
         name, sign, value = words.pop(0).lstrip("-").partition("=")
         values.setdefault(name, []).append(
@@ -85,7 +86,7 @@ def disable_device_node_modification(values):
 
 
 def enable_cuda_compat(values):
-    """The image's own, newer compatibility libraries would go into the library path here; lab images have none."""
+    """An image's own compatibility libraries go into the library path if they are newer than the driver."""
     root = root_of(values)
     host = (values.get("host-driver-version") or [""])[-1]
     base = inside(root, "/usr/local/cuda/compat")

@@ -1,6 +1,6 @@
-"""SIMULATED nvidia-container-cli: info, list and configure. `configure` enters the mount namespace of a created
-container, mounts the driver's files and device nodes into its root, opens its device cgroup and updates its
-library cache, as the real one does."""
+"""SIMULATED nvidia-container-cli: info, list and configure. `configure` enters the mount namespace of a
+created container, mounts the driver's files and device nodes into its root, opens its device cgroup and
+updates its library cache, as the real one does."""
 
 import ctypes
 import os
@@ -311,8 +311,15 @@ def show_info(options):
         return
     print(f"{'NVRM version:':15} {driver['version']}\n{'CUDA version:':15} {driver['cuda']}")
     for gpu in gpus:
-        rows = (("Device Index:", gpu["index"]), ("Device Minor:", gpu["minor"]), ("Model:", gpu["name"]), ("Brand:", gpu["brand"]),
-                ("GPU UUID:", gpu["uuid"]), ("Bus Location:", gpu["busid"]), ("Architecture:", gpu["arch"]))  # fmt: skip
+        rows = (
+            ("Device Index:", gpu["index"]),
+            ("Device Minor:", gpu["minor"]),
+            ("Model:", gpu["name"]),
+            ("Brand:", gpu["brand"]),
+            ("GPU UUID:", gpu["uuid"]),
+            ("Bus Location:", gpu["busid"]),
+            ("Architecture:", gpu["arch"]),
+        )
         print("\n" + "\n".join(f"{label:15} {value}" for label, value in rows))
 
 
@@ -337,22 +344,73 @@ def show_list(options):
 
 # ---------------------------------------------------------------- command line
 
-GLOBAL = {"d": "debug=", "debug": "debug=", "k": "load-kmods", "load-kmods": "load-kmods", "n": "no-pivot", "no-pivot": "no-pivot",
-          "u": "user?", "user": "user?", "r": "root=", "root": "root=", "l": "ldcache=", "ldcache": "ldcache=",
-          "no-create-imex-channels": "no-create-imex-channels"}  # fmt: skip
+GLOBAL = {
+    "d": "debug=",
+    "debug": "debug=",
+    "k": "load-kmods",
+    "load-kmods": "load-kmods",
+    "n": "no-pivot",
+    "no-pivot": "no-pivot",
+    "u": "user?",
+    "user": "user?",
+    "r": "root=",
+    "root": "root=",
+    "l": "ldcache=",
+    "ldcache": "ldcache=",
+    "no-create-imex-channels": "no-create-imex-channels",
+}
 LOCAL = {
     "info": {"csv": "csv"},
-    "list": {"d": "device=", "device": "device=", "l": "libraries", "libraries": "libraries", "b": "binaries", "binaries": "binaries",
-             "i": "ipcs", "ipcs": "ipcs", "compat32": "compat32", "mig-config": "mig-config=", "mig-monitor": "mig-monitor=",
-             "imex-channel": "imex-channel="},
-    "configure": {"p": "pid=", "pid": "pid=", "d": "device=", "device": "device=", "r": "require=", "require": "require=", "l": "ldconfig=",
-                  "ldconfig": "ldconfig=", "c": "compute", "compute": "compute", "u": "utility", "utility": "utility", "v": "video",
-                  "video": "video", "g": "graphics", "graphics": "graphics", "D": "display", "display": "display", "n": "ngx", "ngx": "ngx",
-                  "compat32": "compat32", "no-cgroups": "no-cgroups", "no-devbind": "no-devbind", "mig-config": "mig-config=",
-                  "mig-monitor": "mig-monitor=", "imex-channel": "imex-channel=", "cuda-compat-mode": "cuda-compat-mode=",
-                  "no-gsp-firmware": "no-gsp-firmware", "no-persistenced": "no-persistenced", "no-fabricmanager": "no-fabricmanager"},
-}  # fmt: skip
-USAGE = "Usage: nvidia-container-cli [OPTION...] COMMAND [ARG...]\nTry `nvidia-container-cli --help' or `nvidia-container-cli --usage' for more\ninformation."
+    "list": {
+        "d": "device=",
+        "device": "device=",
+        "l": "libraries",
+        "libraries": "libraries",
+        "b": "binaries",
+        "binaries": "binaries",
+        "i": "ipcs",
+        "ipcs": "ipcs",
+        "compat32": "compat32",
+        "mig-config": "mig-config=",
+        "mig-monitor": "mig-monitor=",
+        "imex-channel": "imex-channel=",
+    },
+    "configure": {
+        "p": "pid=",
+        "pid": "pid=",
+        "d": "device=",
+        "device": "device=",
+        "r": "require=",
+        "require": "require=",
+        "l": "ldconfig=",
+        "ldconfig": "ldconfig=",
+        "c": "compute",
+        "compute": "compute",
+        "u": "utility",
+        "utility": "utility",
+        "v": "video",
+        "video": "video",
+        "g": "graphics",
+        "graphics": "graphics",
+        "D": "display",
+        "display": "display",
+        "n": "ngx",
+        "ngx": "ngx",
+        "compat32": "compat32",
+        "no-cgroups": "no-cgroups",
+        "no-devbind": "no-devbind",
+        "mig-config": "mig-config=",
+        "mig-monitor": "mig-monitor=",
+        "imex-channel": "imex-channel=",
+        "cuda-compat-mode": "cuda-compat-mode=",
+        "no-gsp-firmware": "no-gsp-firmware",
+        "no-persistenced": "no-persistenced",
+        "no-fabricmanager": "no-fabricmanager",
+    },
+}
+USAGE = """Usage: nvidia-container-cli [OPTION...] COMMAND [ARG...]
+Try `nvidia-container-cli --help' or `nvidia-container-cli --usage' for more
+information."""
 
 
 def parse(words, table, options):
@@ -396,16 +454,20 @@ def parse(words, table, options):
 
 def main():
     if any(word in ("-V", "--version") for word in sys.argv[1:]):
-        print(f"cli-version: {VERSION}\nlib-version: {VERSION}\nbuild date: 2025-05-30T13:47+00:00\nbuild revision: {COMMIT}\nbuild compiler: none (SIMULATED)\n"
-              "build platform: x86_64\nbuild flags: none (SIMULATED)")  # fmt: skip
+        print(
+            f"cli-version: {VERSION}\nlib-version: {VERSION}\nbuild date: 2025-05-30T13:47+00:00\n"
+            f"build revision: {COMMIT}\nbuild compiler: none (SIMULATED)\n"
+            "build platform: x86_64\nbuild flags: none (SIMULATED)"
+        )
         return 0
     if any(word in ("-?", "--help") for word in sys.argv[1:]):
         print(
             USAGE
-            + "\nCommand line utility for manipulating NVIDIA GPU containers (SIMULATED): info, list, configure"
+            + "\nCommand line utility for manipulating NVIDIA GPU containers (SIMULATED)."
+            + "\nCommands: info, list, configure"
         )
         return 0
-    options = {}
+    options: dict = {}
     words = parse(sys.argv[1:], GLOBAL, options)
     if not words or words[0] not in LOCAL:
         print(USAGE, file=sys.stderr)

@@ -1,8 +1,8 @@
-"""SIMULATED NVIDIA Container Toolkit: what its programs share. packages.py puts this file in front of each program,
-so that every program is one file, as in the real packages.
+"""SIMULATED NVIDIA Container Toolkit: what its programs share. packages.py puts this file in front of each
+program, so that every program is one file, as in the real packages.
 
-The programs follow the real toolkit's command lines, files and messages. What they do is real: they read and write
-the same files, bind-mount driver files into containers and open their device cgroups.
+The programs follow the real toolkit's command lines, files and messages. What they do is real: they read and
+write the same files, bind-mount driver files into containers and open their device cgroups.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import Any
 
 VERSION = "@VERSION@"
 COMMIT = "@COMMIT@"
@@ -84,7 +85,7 @@ def default_config():
         "default-kind": "nvidia.com/gpu",
         "spec-dirs": list(CDI_DIRS),
     }
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "": {
             "disable-require": False,
             "supported-driver-capabilities": "compat32,compute,display,graphics,ngx,utility,video",
@@ -109,7 +110,7 @@ def default_config():
     return tables
 
 
-COMMENTED = {
+COMMENTED: "dict[str, dict[str, Any]]" = {
     "": {
         "accept-nvidia-visible-devices-as-volume-mounts": False,
         "accept-nvidia-visible-devices-envvar-when-unprivileged": True,
@@ -128,8 +129,9 @@ COMMENTED = {
 
 
 def parse_toml(text):
-    """The part of TOML that this configuration uses: tables of strings, booleans, numbers and lists of strings."""
-    tables, table = {"": {}}, ""
+    """The part of TOML that this configuration uses: tables of strings, booleans, numbers and lists."""
+    tables: dict[str, dict[str, Any]] = {"": {}}
+    table = ""
     pending = ""
     for number, line in enumerate(text.splitlines(), 1):
         line = (pending + " " + line.strip()).strip() if pending else line.strip()
@@ -274,9 +276,16 @@ UTILITY_BINARIES = ["nvidia-smi", "nvidia-debugdump", "nvidia-persistenced", "nv
 COMPUTE_BINARIES = ["nvidia-cuda-mps-control", "nvidia-cuda-mps-server"]
 UTILITY_LIBRARIES = ["libnvidia-ml", "libnvidia-cfg", "libnvidia-nscq"]
 COMPUTE_LIBRARIES = [
-    "libcuda", "libcudadebugger", "libnvidia-opencl", "libnvidia-gpucomp", "libnvidia-ptxjitcompiler", "libnvidia-allocator",
-    "libnvidia-compiler", "libnvidia-pkcs11", "libnvidia-nvvm",
-]  # fmt: skip
+    "libcuda",
+    "libcudadebugger",
+    "libnvidia-opencl",
+    "libnvidia-gpucomp",
+    "libnvidia-ptxjitcompiler",
+    "libnvidia-allocator",
+    "libnvidia-compiler",
+    "libnvidia-pkcs11",
+    "libnvidia-nvvm",
+]
 IPC_SOCKETS = ["/run/nvidia-persistenced/socket", "/run/nvidia-fabricmanager/socket", "/tmp/nvidia-mps"]
 
 
@@ -285,7 +294,7 @@ def ldcache():
     done = subprocess.run(
         ["/sbin/ldconfig", "-p"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
     )
-    entries = {}
+    entries: dict[str, str] = {}
     for match in re.finditer(r"^\s+(\S+) \([^)]*x86-64[^)]*\) => (\S+)$", done.stdout, re.MULTILINE):
         entries.setdefault(match.group(1), match.group(2))
     return entries
@@ -335,7 +344,9 @@ def modprobe(module):
 
 def inside(root, path):
     """`path` in the container's root, with its symbolic links followed inside that root only."""
-    parts, done, hops = [part for part in path.split("/") if part], [], 0
+    parts = [part for part in path.split("/") if part]
+    done: list[str] = []
+    hops = 0
     while parts:
         part = parts.pop(0)
         if part in (".", ""):
@@ -362,8 +373,12 @@ def run_ldconfig(program, root, folders):
     program = program.lstrip("@")
     done = subprocess.run(
         [program, "-r", root, "-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache", *folders],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise Failure(f"process {program} failed with error code: {done.returncode}")
 
@@ -407,9 +422,10 @@ def common_edits(version):
     libraries = driver_libraries(version, COMPUTE_LIBRARIES + UTILITY_LIBRARIES)
     if not any(os.path.basename(path).startswith("libcuda.so.") for path in libraries):
         raise Failure(
-            "failed to create edits common for entities: failed to create discoverer for common entities: failed to create discoverer "
-            "for driver files: failed to create discoverer for driver libraries: failed to get libraries for driver version: failed to "
-            f"locate libcuda.so.{version}: pattern libcuda.so.{version} not found\n64-bit library libcuda.so.{version}: not found"
+            "failed to create edits common for entities: failed to create discoverer for common entities: "
+            "failed to create discoverer for driver files: failed to create discoverer for driver libraries: "
+            f"failed to get libraries for driver version: failed to locate libcuda.so.{version}: "
+            f"pattern libcuda.so.{version} not found\n64-bit library libcuda.so.{version}: not found"
         )
     for path in sorted(libraries) + driver_binaries(UTILITY_BINARIES + COMPUTE_BINARIES):
         Log.info(f"Selecting {path} as {path}")

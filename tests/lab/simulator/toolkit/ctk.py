@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import Any
 
 from .common import (
     CDI_DIRS,
@@ -31,7 +32,7 @@ class Usage(Failure):
 def parse_flags(words, strings=(), switches=(), aliases=None, env=None):
     """Flags as urfave/cli takes them: one or two dashes, a value after = or as the next word."""
     aliases = aliases or {}
-    values = {name: [] for name in strings}
+    values: dict[str, Any] = {name: [] for name in strings}
     values.update(dict.fromkeys(switches, False))
     for name, variable in (env or {}).items():
         if os.environ.get(variable):
@@ -40,7 +41,9 @@ def parse_flags(words, strings=(), switches=(), aliases=None, env=None):
                 if name in strings
                 else os.environ[variable].lower() in ("1", "t", "true")
             )
-    given, rest, words = set(), [], list(words)
+    given: set[str] = set()
+    rest: list[str] = []
+    words = list(words)
     while words:
         word = words.pop(0)
         if word == "--" or not word.startswith("-"):
@@ -77,11 +80,27 @@ def last(values, name, default=""):
 def runtime_configure(words):
     values, _ = parse_flags(
         words,
-        strings=("runtime", "config", "drop-in-config", "executable-path", "config-mode", "config-source", "oci-hook-path", "hook-path",
-                 "nvidia-runtime-name", "nvidia-runtime-path", "nvidia-runtime-hook-path"),
+        strings=(
+            "runtime",
+            "config",
+            "drop-in-config",
+            "executable-path",
+            "config-mode",
+            "config-source",
+            "oci-hook-path",
+            "hook-path",
+            "nvidia-runtime-name",
+            "nvidia-runtime-path",
+            "nvidia-runtime-hook-path",
+        ),
         switches=("dry-run", "nvidia-set-as-default", "cdi.enabled"),
-        aliases={"runtime-path": "nvidia-runtime-path", "set-as-default": "nvidia-set-as-default", "cdi.enable": "cdi.enabled", "enable-cdi": "cdi.enabled"},
-    )  # fmt: skip
+        aliases={
+            "runtime-path": "nvidia-runtime-path",
+            "set-as-default": "nvidia-set-as-default",
+            "cdi.enable": "cdi.enabled",
+            "enable-cdi": "cdi.enabled",
+        },
+    )
     runtime = last(values, "runtime", "docker")
     if runtime not in ("docker", "containerd", "crio"):
         raise Failure(f"unrecognized runtime '{runtime}'")
@@ -89,7 +108,7 @@ def runtime_configure(words):
         raise Failure(f"runtime {runtime} is not part of this SIMULATED nvidia-ctk: only docker")
     path = last(values, "config") or "/etc/docker/daemon.json"
     Log.info(f"Loading config from {path}")
-    config = {}
+    config: Any = {}
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
@@ -160,13 +179,39 @@ def go_json_error(text):
 def cdi_generate(words):
     values, _ = parse_flags(
         words,
-        strings=("output", "format", "mode", "dev-root", "device-name-strategy", "driver-root", "library-search-path", "nvidia-ctk-path",
-                 "nvidia-cdi-hook-path", "ldconfig-path", "vendor", "class", "csv.file", "csv.ignore-pattern", "config-search-path",
-                 "disable-hook", "enable-hook", "device-id", "feature-flag"),
+        strings=(
+            "output",
+            "format",
+            "mode",
+            "dev-root",
+            "device-name-strategy",
+            "driver-root",
+            "library-search-path",
+            "nvidia-ctk-path",
+            "nvidia-cdi-hook-path",
+            "ldconfig-path",
+            "vendor",
+            "class",
+            "csv.file",
+            "csv.ignore-pattern",
+            "config-search-path",
+            "disable-hook",
+            "enable-hook",
+            "device-id",
+            "feature-flag",
+        ),
         switches=("no-all-device",),
-        aliases={"discovery-mode": "mode", "cdi-vendor": "vendor", "cdi-class": "class", "disable-hooks": "disable-hook", "device": "device-id"},
-        env={"output": "NVIDIA_CTK_CDI_OUTPUT_FILE_PATH", "driver-root": "NVIDIA_CTK_DRIVER_ROOT"} if JIT_CDI else None,
-    )  # fmt: skip
+        aliases={
+            "discovery-mode": "mode",
+            "cdi-vendor": "vendor",
+            "cdi-class": "class",
+            "disable-hooks": "disable-hook",
+            "device": "device-id",
+        },
+        env={"output": "NVIDIA_CTK_CDI_OUTPUT_FILE_PATH", "driver-root": "NVIDIA_CTK_DRIVER_ROOT"}
+        if JIT_CDI
+        else None,
+    )
     output = last(values, "output")
     form = last(values, "format", "yaml").lower()
     if form not in ("json", "yaml"):
@@ -227,9 +272,11 @@ def cdi_list(words):
 
 def config_command(words):
     values, rest = parse_flags(
-        words, strings=("config-file", "set", "output"), switches=("in-place",),
+        words,
+        strings=("config-file", "set", "output"),
+        switches=("in-place",),
         aliases={"config": "config-file", "c": "config-file", "i": "in-place", "o": "output"},
-    )  # fmt: skip
+    )
     path = last(values, "config-file", CONFIG_FILE)
     tables = default_config() if rest[:1] == ["default"] else load_tables(path)
     for item in values["set"]:
@@ -242,7 +289,8 @@ def config_command(words):
         if isinstance(sample, bool):
             if sign and value.lower() not in ("true", "false", "1", "0", "t", "f"):
                 raise Failure(
-                    f"invalid --set option {item}: invalid format: strconv.ParseBool: parsing {json.dumps(value)}: invalid syntax"
+                    f"invalid --set option {item}: invalid format: "
+                    f"strconv.ParseBool: parsing {json.dumps(value)}: invalid syntax"
                 )
             parsed = not sign or value.lower() in ("true", "1", "t")
         elif not sign:
@@ -260,8 +308,12 @@ def config_command(words):
 
 
 def create_device_nodes(words):
-    parse_flags(words, strings=("dev-root", "driver-root", "root"), switches=("control-devices", "load-kernel-modules", "dry-run"),
-                aliases={"control-device": "control-devices"})  # fmt: skip
+    parse_flags(
+        words,
+        strings=("dev-root", "driver-root", "root"),
+        switches=("control-devices", "load-kernel-modules", "dry-run"),
+        aliases={"control-device": "control-devices"},
+    )
     for module in ("nvidia", "nvidia-uvm", "nvidia-modeset"):
         if not modprobe(module):
             raise Failure(f"failed to load NVIDIA kernel modules: failed to load module {module}")
@@ -276,7 +328,7 @@ COMMANDS = {
 }
 
 HELP = """NAME:
-   NVIDIA Container Toolkit CLI - Tools to configure the NVIDIA Container Toolkit (SIMULATED for gpuready's lab)
+   NVIDIA Container Toolkit CLI - Tools to configure the NVIDIA Container Toolkit (SIMULATED)
 
 USAGE:
    nvidia-ctk [global options] command [command options]

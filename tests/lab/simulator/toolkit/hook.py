@@ -1,5 +1,5 @@
-"""SIMULATED nvidia-container-runtime-hook: the prestart hook behind `docker run --gpus` (Docker up to 29.1) and the
-runtime's legacy mode. It reads what the container asks for and calls nvidia-container-cli."""
+"""SIMULATED nvidia-container-runtime-hook: the prestart hook behind `docker run --gpus` (Docker up to 29.1)
+and the runtime's legacy mode. It reads what the container asks for and calls nvidia-container-cli."""
 
 import os
 import sys
@@ -61,7 +61,8 @@ def prestart(config_path):
     accept = top.get("accept-nvidia-visible-devices-envvar-when-unprivileged", True)
     if not privileged and not accept:
         print(
-            "Ignoring devices specified in NVIDIA_VISIBLE_DEVICES (privileged=false, accept-nvidia-visible-devices-envvar-when-unprivileged=false) ",
+            "Ignoring devices specified in NVIDIA_VISIBLE_DEVICES (privileged=false, "
+            "accept-nvidia-visible-devices-envvar-when-unprivileged=false) ",
             file=sys.stderr,
         )
         return
@@ -71,13 +72,15 @@ def prestart(config_path):
         "legacy",
     ):
         raise Failure(
-            "invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) is not supported. "
+            "invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) "
+            "is not supported. "
             "Please use the NVIDIA Container Runtime (e.g. specify the --runtime=nvidia flag) instead."
         )
     program = cli.get("path") or find_program("nvidia-container-cli")
     if not program:
         raise Failure(
-            'couldn\'t find binary nvidia-container-cli in PATH: exec: "nvidia-container-cli": executable file not found in $PATH'
+            "couldn't find binary nvidia-container-cli in PATH: "
+            'exec: "nvidia-container-cli": executable file not found in $PATH'
         )
     arguments = [program]
     for key, flag in (

@@ -16,6 +16,8 @@ CLI_COMMITS = {
     "1.18.2": "9e88ed39710fd94c7e49fbb26d96492c45e574fb",
 }
 
+OLD = "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook"
+
 BASE_POSTINST = """#!/bin/sh
 set -e
 if [ "$1" = configure ]; then
@@ -27,8 +29,9 @@ REFRESH_POSTINST = """\
         case "$(systemctl is-system-running 2>/dev/null || true)" in
             running | degraded)
                 systemctl daemon-reload || echo "Warning: Failed to reload systemd daemon" >&2
-                systemctl enable --now nvidia-cdi-refresh.path || echo "Warning: Failed to enable nvidia-cdi-refresh.path" >&2
-                systemctl enable --now nvidia-cdi-refresh.service || echo "Warning: Failed to enable nvidia-cdi-refresh.service" >&2 ;;
+                for unit in nvidia-cdi-refresh.path nvidia-cdi-refresh.service; do
+                    systemctl enable --now $unit || echo "Warning: Failed to enable $unit" >&2
+                done ;;
         esac
     fi
 """
@@ -76,7 +79,8 @@ fi
 HOOK_POSTRM = """#!/bin/sh
 set -e
 case "$1" in
-    remove | purge) if [ -L /usr/bin/nvidia-container-toolkit ]; then rm -f /usr/bin/nvidia-container-toolkit; fi ;;
+    remove | purge)
+        if [ -L /usr/bin/nvidia-container-toolkit ]; then rm -f /usr/bin/nvidia-container-toolkit; fi ;;
 esac
 """
 
@@ -91,7 +95,7 @@ def program(name: str, version: str, commit: str) -> bytes:
 
 
 def build(upstream: str, deb: Any) -> list[Any]:
-    """The packages of one upstream version, with the real ones' names and dependencies (python3 is the stand-in's own)."""
+    """The packages of one upstream version, with the real ones' names and dependencies (and python3)."""
     version = f"{upstream}-1"
     commit = COMMITS[upstream]
     refresh = tuple(int(part) for part in upstream.split(".")[:2]) >= (1, 18)
@@ -105,19 +109,25 @@ def build(upstream: str, deb: Any) -> list[Any]:
     )
 
     tools = deb(
-        "libnvidia-container-tools", version, "NVIDIA container runtime library (command-line tools)", section="utils",
+        "libnvidia-container-tools",
+        version,
+        "NVIDIA container runtime library (command-line tools)",
+        section="utils",
         fields={"Depends": f"libnvidia-container1 (>= {version}), python3"},
-    )  # fmt: skip
+    )
     tools.add("/usr/bin/nvidia-container-cli", program("cli", upstream, CLI_COMMITS[upstream]), 0o755)
 
     base = deb(
-        "nvidia-container-toolkit-base", version, "NVIDIA Container Toolkit Base", section="utils",
+        "nvidia-container-toolkit-base",
+        version,
+        "NVIDIA Container Toolkit Base",
+        section="utils",
         fields={
             "Depends": "python3",
-            "Breaks": "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook, nvidia-container-toolkit (<= 1.10.0-1)",
-            "Replaces": "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook, nvidia-container-toolkit (<= 1.10.0-1)",
+            "Breaks": f"{OLD}, nvidia-container-toolkit (<= 1.10.0-1)",
+            "Replaces": f"{OLD}, nvidia-container-toolkit (<= 1.10.0-1)",
         },
-    )  # fmt: skip
+    )
     base.add("/usr/bin/nvidia-ctk", program("ctk", upstream, commit), 0o755)
     base.add("/usr/bin/nvidia-container-runtime", program("runtime", upstream, commit), 0o755)
     base.add("/usr/bin/nvidia-cdi-hook", program("cdi_hook", upstream, commit), 0o755)
@@ -134,19 +144,24 @@ if [ "$1" = purge ]; then rm -rf /etc/nvidia-container-runtime; fi
             "# NVIDIA_CTK_CDI_OUTPUT_FILE_PATH=/var/run/cdi/nvidia.yaml\n",
         )
         base.conffiles = [
-            "/etc/systemd/system/nvidia-cdi-refresh.service", "/etc/systemd/system/nvidia-cdi-refresh.path",
+            "/etc/systemd/system/nvidia-cdi-refresh.service",
+            "/etc/systemd/system/nvidia-cdi-refresh.path",
             "/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env",
-        ]  # fmt: skip
+        ]
         base.scripts["prerm"] = REFRESH_PRERM
 
     toolkit = deb(
-        "nvidia-container-toolkit", version, "NVIDIA Container toolkit", section="utils",
+        "nvidia-container-toolkit",
+        version,
+        "NVIDIA Container toolkit",
+        section="utils",
         fields={
-            "Depends": f"nvidia-container-toolkit-base (= {version}), libnvidia-container-tools (>= {version}), libnvidia-container-tools (<< 2.0.0)",
-            "Breaks": "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook",
-            "Replaces": "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook",
+            "Depends": f"nvidia-container-toolkit-base (= {version}), "
+            f"libnvidia-container-tools (>= {version}), libnvidia-container-tools (<< 2.0.0)",
+            "Breaks": OLD,
+            "Replaces": OLD,
         },
-    )  # fmt: skip
+    )
     toolkit.add("/usr/bin/nvidia-container-runtime-hook", program("hook", upstream, commit), 0o755)
     toolkit.scripts["postinst"] = HOOK_POSTINST
     toolkit.scripts["postrm"] = HOOK_POSTRM

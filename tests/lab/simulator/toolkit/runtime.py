@@ -1,4 +1,5 @@
-"""SIMULATED nvidia-container-runtime: an OCI runtime that edits a GPU container's configuration and hands over to runc."""
+"""SIMULATED nvidia-container-runtime: an OCI runtime that edits a GPU container's configuration and hands
+over to runc."""
 
 import json
 import os
@@ -29,9 +30,8 @@ def low_level(tables):
         if path:
             return path
     raise Failure(
-        "error constructing low-level runtime: error locating runtime: no runtime binary found from candidate list: [{}]".format(
-            " ".join(names)
-        )
+        "error constructing low-level runtime: error locating runtime: "
+        "no runtime binary found from candidate list: [{}]".format(" ".join(names))
     )
 
 
@@ -78,9 +78,11 @@ def remove_nvidia_hook(config):
     hooks = config.get("hooks") or {}
     if hooks.get("prestart"):
         hooks["prestart"] = [
-            hook for hook in hooks["prestart"]
-            if os.path.basename(hook.get("path", "")) not in ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
-        ]  # fmt: skip
+            hook
+            for hook in hooks["prestart"]
+            if os.path.basename(hook.get("path", ""))
+            not in ("nvidia-container-runtime-hook", "nvidia-container-toolkit")
+        ]
 
 
 def legacy(config, tables):
@@ -126,8 +128,8 @@ def just_in_time(config, tables, devices):
     for name in wanted:
         if name not in known and name != "none":
             raise Failure(
-                "failed to construct OCI spec modifier: failed to generate automatic CDI spec: failed to construct device spec generators: unsupported device id: "
-                + name
+                "failed to construct OCI spec modifier: failed to generate automatic CDI spec: "
+                "failed to construct device spec generators: unsupported device id: " + name
             )
     remove_nvidia_hook(config)
     apply_edits(config, spec["containerEdits"])
