@@ -296,6 +296,12 @@ def _holds(work: Draft, option: Option, installed: Installed, source: PackageSou
         candidates = work.see("apt", "candidates") or {}
         closure = driver_options.names(source.closure, option.branch, option.family, option.flavour)
         known = [name for name in closure if name in candidates]
+        # Ubuntu's precompiled modules bring the signed objects in a package of their own.
+        known += [
+            name.replace("linux-modules-", "linux-objects-", 1)
+            for name in planned
+            if name.startswith("linux-modules-nvidia-")
+        ]
     return sorted({*planned, *there, *known})
 
 
