@@ -74,6 +74,10 @@ options:
     type: list
     elements: str
     default: []
+  key_fingerprint_variable:
+    description: The variable that sets O(key_fingerprint), for errors that say where to change it.
+    type: str
+    default: key_fingerprint
   key_refresh_enabled:
     description: Fetch the key even if the keyring is in order, to take over renewed expiry dates and subkeys.
     type: bool
@@ -241,7 +245,7 @@ def fetch(url: str, timeout: int) -> bytes:
     return data
 
 
-def choose_keys(data: bytes, pinned: List[str], source: str, name: str) -> List[openpgp.Key]:
+def choose_keys(data: bytes, pinned: List[str], source: str, name: str, variable: str) -> List[openpgp.Key]:
     try:
         found = openpgp.keys(data)
     except openpgp.OpenPGPError as error:
@@ -253,8 +257,8 @@ def choose_keys(data: bytes, pinned: List[str], source: str, name: str) -> List[
         held = ", ".join("%s (%s)" % (key.fingerprint, "; ".join(key.user_ids) or "no name") for key in found)
         raise Refusal(
             "the key of apt_source '%s' from %s is not the pinned one: expected %s, found %s. If its owner"
-            " announces this key, add its fingerprint to key_fingerprint; otherwise do not trust the"
-            " repository. Nothing was changed" % (name, source, " or ".join(pinned), held)
+            " announces this key, add its fingerprint to %s; otherwise do not trust the"
+            " repository. Nothing was changed" % (name, source, " or ".join(pinned), held, variable)
         )
     return chosen
 
@@ -317,9 +321,8 @@ class Source:
                 if params["key"]
                 else fetch(params["key_url"], params["timeout_seconds"])
             )
-            chosen = choose_keys(
-                data, pinned, "the parameter key" if params["key"] else params["key_url"], self.name
-            )
+            source = "the parameter key" if params["key"] else params["key_url"]
+            chosen = choose_keys(data, pinned, source, self.name, params["key_fingerprint_variable"])
             self.fingerprints = [key.fingerprint for key in chosen]
             new_ring = openpgp.keyring(chosen, armored=not self.keyring.endswith(".gpg"))
             if new_ring != ring:
@@ -513,6 +516,7 @@ def main() -> None:
             "key": {"type": "str", "no_log": False},
             "key_url": {"type": "str", "no_log": False},
             "key_fingerprint": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "key_fingerprint_variable": {"type": "str", "default": "key_fingerprint", "no_log": False},
             "key_refresh_enabled": {"type": "bool", "default": False, "no_log": False},
             "keyring": {"type": "path", "no_log": False},
             "timeout_seconds": {"type": "int", "default": 30},
