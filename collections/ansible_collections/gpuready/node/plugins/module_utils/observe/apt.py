@@ -59,8 +59,8 @@ def lists_age(node: Node) -> Optional[float]:
     names = node.listdir(LISTS)
     if not any(_PACKAGES.search(name) for name in names):
         return None
-    # The lists' own mtimes are the archive's. Ubuntu leaves a stamp after an update; elsewhere only the directory
-    # of downloads tells of an update that brought nothing new, and it tells of a failed one just the same.
+    # The lists' own mtimes are the archive's. Ubuntu leaves a stamp after an update; elsewhere the directory
+    # of downloads tells of an update that brought nothing new (and of a failed one just the same).
     times = []
     for path in (LISTS, STAMP if node.exists(STAMP) else LISTS + "/partial"):
         try:

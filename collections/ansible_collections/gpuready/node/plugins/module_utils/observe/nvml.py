@@ -22,6 +22,7 @@ FIELDS = (
     "compute_cap",
 )
 # Fields that older nvidia-smi do not have (compute_cap came with 510, MIG with 450).
+_LOST = re.compile(r"Unable to determine the device handle|GPU is lost")
 _UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field')
 
 Answer = Tuple[Optional[List[Dict[str, Any]]], Dict[str, Any]]
@@ -160,9 +161,23 @@ def ask_nvidia_smi(node: Node) -> Answer:
     if result.rc != 0 or "No devices were found" in result.out:
         # nvidia-smi explains itself on stdout.
         facts["error"] = (result.out.strip() or result.err.strip() or "exit status %d" % result.rc)[:2000]
-        return ([] if "No devices were found" in result.out else None), facts
+        if "No devices were found" in result.out:
+            return [], facts
+        return (_one_by_one(node, fields, facts) if _LOST.search(facts["error"]) else None), facts
     devices, facts["driver_version"] = parse_csv(result.out, fields)
     return devices, facts
+
+
+def _one_by_one(node: Node, fields: List[str], facts: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:
+    """The GPUs that still answer beside one that is lost; null when none does."""
+    devices: List[Dict[str, Any]] = []
+    for address in node.listdir("/proc/driver/nvidia/gpus"):
+        command = ["nvidia-smi", "--id=" + address, "--query-gpu=" + ",".join(fields)]
+        result = node.run([*command, "--format=csv,noheader,nounits"])
+        if result.rc == 0:
+            found, facts["driver_version"] = parse_csv(result.out, fields)
+            devices += found
+    return devices or None
 
 
 def nvml(node: Node) -> Answer:

@@ -302,6 +302,17 @@ def test_errors_are_handed_on_verbatim(machine, out, rc):
     assert devices is None and facts["error"] == out.strip()
 
 
+def test_nvidia_smi_is_asked_one_by_one_beside_a_lost_gpu(machine):
+    lost = "Unable to determine the device handle for GPU1: 0000:AF:00.0: GPU is lost.  Reboot the system\n"
+    machine.answer("nvidia-smi", lost, rc=15)
+    for address in ("0000:3b:00.0", "0000:af:00.0"):
+        machine.write(f"/proc/driver/nvidia/gpus/{address}/information")
+    machine.answer("nvidia-smi --id=0000:3b:00.0", ROW)
+    devices, facts = nvml.nvml(machine.node)
+    assert [device["pci"] for device in devices] == ["0000:3b:00.0"]
+    assert facts["error"] == lost.strip() and facts["driver_version"] == "580.95.05"
+
+
 def test_no_devices_is_an_answer(machine):
     machine.answer("nvidia-smi", "No devices were found\n", rc=6)
     devices, facts = nvml.nvml(machine.node)
