@@ -49,6 +49,7 @@ STEP = """
     insertafter: EOF
     create: true
     mode: "0644"
+  tags: [{role}]
 """
 
 ENTRIES = {

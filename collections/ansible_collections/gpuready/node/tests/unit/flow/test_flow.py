@@ -92,6 +92,23 @@ def test_plan_changes_nothing_and_prints_the_plan(project):
     assert "n1: 14 changes (simulated node)" in again.text
 
 
+@pytest.mark.parametrize(
+    ("tag", "steps"),
+    [
+        ("nvidia_driver", ["nvidia_driver.main"]),
+        ("docker_engine", ["docker_engine.main"]),
+        ("framework_image", ["framework_image.start", "framework_image.finish"]),
+        ("gpu_verify", []),
+    ],
+)
+def test_tag_runs_one_role_and_does_not_ask_for_a_finished_node(project, tag, steps):
+    project.observe("n1", observations.with_source())
+    run = project.play("site.yml", "--tags", tag)
+    assert run.rc == 0, run.text
+    assert names(run.steps("n1")) == steps
+    assert run.node("n1")["status"] == ("verified" if tag == "gpu_verify" else "planned")
+
+
 def test_check_mode_goes_the_whole_way_and_observes_once(project):
     project.observe("n1", observations.bare())
     run = project.play("site.yml", "--check")
