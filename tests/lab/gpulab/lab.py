@@ -15,7 +15,6 @@ from typing import Any
 
 from . import engine, images, keys, machine, mirror, nodes, registry, rootfs, services, settings, simulator
 from .engine import Docker
-from .errors import LabError
 from .progress import Step, run_steps
 from .settings import NodeSpec
 
@@ -106,6 +105,7 @@ class Builder:
             nodes.start(docker, found.name, found.port)
             return f"kept, started, port {found.port}"
         node = nodes.create(docker, self.host, spec, hardware, any_port=True)
+        nodes.boot_new(docker, node)
         return f"bare {spec.os}, port {node.port}"
 
     @property
@@ -256,8 +256,10 @@ def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
     with exclusive():
         builder = Builder(host)
         run_steps(builder.steps(), logs=settings.home() / "logs" / spec.name)
-        nodes.create(builder.engine, host, spec, hardware)
+        node = nodes.create(builder.engine, host, spec, hardware)
         write_dot_lab(builder.engine)
+    # Others may build meanwhile: booting takes most of the time and shares nothing.
+    nodes.boot_new(builder.engine, node)
     return nodes.require(builder.engine, spec.name)
 
 
@@ -327,7 +329,7 @@ def clean() -> list[str]:
     return done
 
 
-#: Everything that the lab puts into its directories. GPULAB_HOME may be a directory that holds other things too.
+#: Everything that the lab puts into its directories. GPULAB_HOME may hold other things too.
 OWNED = (
     "build",
     "cache",

@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import tarfile
+import threading
 import time
 import uuid
 from collections.abc import Iterable
@@ -307,52 +308,52 @@ def node_files(
     return files
 
 
+#: From choosing a port until the container that takes it exists.
+_allocation = threading.Lock()
+
+
 def create(
     docker: Docker, host: machine.Machine, spec: NodeSpec, hardware: dict[str, Any], *, any_port: bool = False
 ) -> Node:
-    """Make a bare node and wait until it accepts SSH; an existing one of that name is replaced."""
+    """Make a bare node that has not booted yet; an existing one of that name is replaced."""
     os_ = lookup_os(spec.os)
     suite = suite_of(host, os_)
+    image = rootfs.base_digest(docker, node_image(suite))
     remove(docker, spec.name)
-    port = pick_port(spec.port, (node.port for node in all_nodes(docker)), any_port=any_port)
     volume = f"{spec.name}-docker"
-    labels = {
-        settings.LABEL: "1",
-        settings.LABEL_ROLE: "node",
-        settings.LABEL_OS: spec.os,
-        settings.LABEL_PORT: str(port),
-        settings.LABEL_HASH: rootfs.base_digest(docker, node_image(suite)),
-    }
     docker.out("volume", "create", "--label", f"{settings.LABEL}=1", volume)
-    docker.out(
-        "create",
-        "--name",
-        spec.name,
-        "--hostname",
-        spec.name,
-        "--network",
-        settings.NETWORK,
-        f"--publish=127.0.0.1:{port}:22",
-        *RUN_FLAGS,
-        f"--volume={volume}:/var/lib/docker",
-        *(f"--label={key}={value}" for key, value in labels.items()),
-        node_image(suite),
-        what=f"creating {spec.name}",
-    )
-    files = node_files(spec.name, os_, suite, hardware)
-    rootfs.copy_in(docker, spec.name, rootfs.overlay([], files))
-    start(docker, spec.name, port)
-    if "etc/apt/sources.list.d/ubuntu.sources" in files:
-        # As cloud-init leaves a new machine: the package lists are there.
+    with _allocation:
+        port = pick_port(spec.port, (node.port for node in all_nodes(docker)), any_port=any_port)
+        labels = {
+            settings.LABEL: "1",
+            settings.LABEL_ROLE: "node",
+            settings.LABEL_OS: spec.os,
+            settings.LABEL_PORT: str(port),
+            settings.LABEL_HASH: image,
+        }
         docker.out(
-            "exec",
-            spec.name,
-            "apt-get",
-            "--quiet",
-            "update",
-            what=f"fetching the package lists on {spec.name}",
+            "create",
+            f"--name={spec.name}",
+            f"--hostname={spec.name}",
+            f"--network={settings.NETWORK}",
+            f"--publish=127.0.0.1:{port}:22",
+            *RUN_FLAGS,
+            f"--volume={volume}:/var/lib/docker",
+            *(f"--label={key}={value}" for key, value in labels.items()),
+            node_image(suite),
+            what=f"creating {spec.name}",
         )
-    return Node(spec.name, spec.os, port, running=True)
+    rootfs.copy_in(docker, spec.name, rootfs.overlay([], node_files(spec.name, os_, suite, hardware)))
+    return Node(spec.name, spec.os, port, running=False, image=image)
+
+
+def boot_new(docker: Docker, node: Node) -> None:
+    """A new node's first boot."""
+    start(docker, node.name, node.port)
+    if lookup_os(node.os).has_archive:
+        # As cloud-init leaves a new machine: the package lists are there.
+        what = f"fetching the package lists on {node.name}"
+        docker.out("exec", node.name, "apt-get", "--quiet", "update", what=what)
 
 
 def start(docker: Docker, name: str, port: int) -> None:

@@ -60,7 +60,7 @@ OSES: dict[str, NodeOs] = {
     os_.key: os_
     for os_ in (
         NodeOs("ubuntu-22.04", "ubuntu", "22.04", "jammy", "Ubuntu 22.04.5 LTS", "bookworm"),
-        NodeOs("ubuntu-24.04", "ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS", "bookworm"),
+        NodeOs("ubuntu-24.04", "ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS", "trixie"),
         NodeOs("debian-12", "debian", "12", "bookworm", "Debian GNU/Linux 12 (bookworm)", "bookworm"),
     )
 }

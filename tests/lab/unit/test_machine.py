@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gpulab import machine, settings
 from gpulab.errors import LabError
 
 DEBIAN = {"ID": "debian", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"}
-GOOD = {"euid": 0, "platform": "linux", "architecture": "x86_64", "os_release": DEBIAN, "has_apt": True}
+GOOD: dict[str, Any] = {
+    "euid": 0,
+    "platform": "linux",
+    "architecture": "x86_64",
+    "os_release": DEBIAN,
+    "has_apt": True,
+}
 
 
 def test_a_debian_machine_with_root_has_no_problem() -> None:
@@ -31,7 +38,7 @@ def test_a_derivative_is_taken_for_its_family() -> None:
         ({"has_apt": False}, "with apt"),
     ],
 )
-def test_each_missing_thing_is_named_once(change: dict[str, object], word: str) -> None:
+def test_each_missing_thing_is_named_once(change: dict[str, Any], word: str) -> None:
     found = machine.problems(**{**GOOD, **change})
     assert len(found) == 1
     assert word in found[0]
