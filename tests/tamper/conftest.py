@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "host"), str(ROOT / "molecule" / "shared")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "molecule" / "shared"))
 
 from labnodes import LAB, Node, labctl, reach, running_nodes, write_inventory
 from runner import playbook
