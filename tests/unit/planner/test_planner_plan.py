@@ -223,7 +223,7 @@ def test_nvswitches_need_the_fabric_manager_of_the_same_version() -> None:
     assert names["nvidia-fabricmanager-580"] == "580.95.05-1"
     node["apt"]["candidates"]["nvidia-fabricmanager-580"] = offer("580.82.07-1")
     result = planned(node)
-    assert result["driver"]["branch"] == "535"
+    assert result["driver"]["branch"] == "535" and bound(result) == ["nvswitch"]
     for branch in (535, 580):
         del node["apt"]["candidates"][f"nvidia-fabricmanager-{branch}"]
     result = planned(node)
@@ -247,6 +247,16 @@ def test_supported_long_term_before_newer_production() -> None:
     assert plan(node, {}, CATALOG, host="n", today="2030-01-01")["driver"]["branch"] == "580"
     del versions[580]
     assert planned(bare("20b5", branches=versions))["driver"]["branch"] == "595"
+
+
+def test_secure_boot_that_decides_is_what_bound() -> None:
+    node = bare("20b5")
+    for flavour in ("-open", ""):
+        del node["apt"]["candidates"][f"linux-modules-nvidia-580-server{flavour}-{KERNEL}"]
+    assert planned(node)["driver"]["branch"] == "580"
+    node["host"]["secure_boot"] = True
+    result = planned(node)
+    assert result["driver"]["branch"] == "535" and bound(result) == ["secure-boot"]
 
 
 def test_old_branches_rank_by_kind() -> None:

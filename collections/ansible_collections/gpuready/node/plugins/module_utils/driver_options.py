@@ -58,6 +58,12 @@ class Option:
         )
 
 
+def suitable(options: Iterable[Option], requirements: Iterable[Requirement]) -> List[Option]:
+    """The options that fulfil every requirement."""
+    rules = list(requirements)
+    return [option for option in options if all(option.satisfies(rule) for rule in rules)]
+
+
 @dataclass
 class Installed:
     """What the node has of a packaged driver."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from . import driver_options, requirements, resolver
+from . import driver_conflicts, driver_options, requirements, resolver
 from .catalog import Framework, PackageSource
 from .draft import Draft, gpu_containers, listing, lists_are_old, probe_failed
 from .driver_options import Installed, Option
@@ -15,7 +15,7 @@ from .versions import compare
 
 def plan_driver(work: Draft) -> None:
     if work.conflicting("framework.workload_unknown") or not _check_gpus(work):
-        work.conflicts += resolver.check_wishes(work.wishes, work.catalog)
+        work.conflicts += driver_conflicts.check_wishes(work.wishes, work.catalog)
         return
     source = work.catalog.package_sources[work.wishes["nvidia_driver_source"]]
     installed = driver_options.read_installed(work.observed, source, work.catalog)

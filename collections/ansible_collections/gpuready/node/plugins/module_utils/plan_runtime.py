@@ -103,7 +103,10 @@ def _plan_docker(work: Draft, docker: Mapping[str, Any]) -> None:
         return
     if source == "docker_ce":
         faults = _source_faults(
-            work, wishes["docker_engine_repo_url"], wishes["docker_engine_repo_key_fingerprint"]
+            work,
+            wishes["docker_engine_repo_url"],
+            work.see("host", "os", "codename"),
+            wishes["docker_engine_repo_key_fingerprint"],
         )
         if faults:
             work.act(
@@ -198,7 +201,7 @@ def _docker_fits(work: Draft, docker: Mapping[str, Any], wish: str) -> bool:
     return docker.get("version") == upstream(wish) if not full else matches(full, wish)
 
 
-def _source_faults(work: Draft, url: str, pinned: Sequence[str]) -> List[str]:
+def _source_faults(work: Draft, url: str, suite: Optional[str], pinned: Sequence[str]) -> List[str]:
     """What is wrong with the apt source of a repository; empty when it is as gpuready writes it."""
     arch = work.see("host", "os", "arch") or ""
     exact = url.replace("$(ARCH)", arch).rstrip("/")
@@ -210,6 +213,8 @@ def _source_faults(work: Draft, url: str, pinned: Sequence[str]) -> List[str]:
             continue
         if wanted not in [aptsources.normalise_uri(uri, arch) for uri in uris]:
             continue
+        if suite and suite not in (source.get("suites") or [suite]):
+            continue  # another suite of the same archive is another repository to apt, and to apt_source
         found.append(source)
         right = right or exact in [uri.replace("$(ARCH)", arch).rstrip("/") for uri in uris]
     if not right:
@@ -234,7 +239,8 @@ def _plan_toolkit(work: Draft) -> Tuple[List[Dict[str, Any]], Optional[str]]:
     """The toolkit's source, packages and holds; returns (packages, version)."""
     wishes, facts = work.wishes, work.catalog.toolkit
     url, wish = wishes["nvidia_container_toolkit_repo_url"], wishes["nvidia_container_toolkit_version"]
-    faults = _source_faults(work, url, wishes["nvidia_container_toolkit_repo_key_fingerprint"]) if url else []
+    pinned = wishes["nvidia_container_toolkit_repo_key_fingerprint"]
+    faults = _source_faults(work, url, "/", pinned) if url else []
     if faults:
         work.act(
             "toolkit.source",
