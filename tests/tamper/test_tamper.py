@@ -205,7 +205,7 @@ def steps() -> Iterator[Step]:
 
 
 class State:
-    """What the rows hand on: the fingerprint of the sound node, its daemon.json, and what was planned last."""
+    """What the rows hand on: the sound node's fingerprint and daemon.json, and what was planned last."""
 
     def __init__(self) -> None:
         self.sound: dict[str, str] = {}
@@ -226,8 +226,8 @@ def state(node: Node) -> State:
 def lasting(found: dict[str, str]) -> dict[str, str]:
     """The fingerprint without what a repair may change.
 
-    Process ids, dates of files made anew, gpuready's backups, and the bytes of daemon.json, whose order of keys
-    is its own; it is compared by meaning.
+    Process ids, dates of files made anew, gpuready's backups, and the bytes of daemon.json, which is compared
+    by meaning.
     """
     passing = ("running", "initramfs", "package lists")
     kept = {key: text.splitlines() for key, text in found.items() if key not in passing}
