@@ -24,14 +24,15 @@ lab: env ## the lab from nothing, then the main job on its nodes: ansible-playbo
 lab-up: env ## start the lab; its nodes stay as they are
 	$(LABCTL) up
 
-lab-down: env ## stop the lab; what was built stays for the next start
-	$(LABCTL) down
+# Taking the lab down needs no environment.
+lab-down: ## stop the lab; what was built stays for the next start
+	$(PYTHON) tests/lab/labctl down
 
-lab-clean: env ## remove everything that the lab made on this machine
-	$(LABCTL) clean
+lab-clean: ## remove everything that the lab made on this machine
+	$(PYTHON) tests/lab/labctl clean
 
-lab-status: env ## what of the lab runs, and how to reach it
-	$(LABCTL) status
+lab-status: ## what of the lab runs, and how to reach it
+	$(PYTHON) tests/lab/labctl status
 
 plan: env ## what would be done on the lab's nodes, and why; changes nothing
 	ansible-playbook playbooks/plan.yml -i lab

@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; a LabError becomes one message and exit code 1."""
     arguments = parser().parse_args(argv)
     try:
+        machine.check()
         return VERBS[arguments.verb](arguments)
     except LabError as error:
         print(f"labctl: {error}", file=sys.stderr)
@@ -79,7 +80,6 @@ def verb_up(arguments: argparse.Namespace) -> int:
 
 def verb_engine(_: argparse.Namespace) -> int:
     """labctl engine."""
-    machine.check()
     with lab.exclusive():
         docker, word = engine.ensure()
     print(word, file=sys.stderr)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import machine, registry, rootfs, settings
+from . import machine, registry, rootfs, services, settings
+from .engine import Docker
 from .errors import LabError
 from .shell import run
 
@@ -151,7 +152,7 @@ def build_tf_packages() -> str:
     return "built"
 
 
-def push_tf(client: registry.Registry) -> str:
+def push_tf(docker: Docker, client: registry.Registry) -> str:
     """Put the parts together, import TensorFlow once (a check, and it leaves the byte code), and push."""
     digest = tf_digest()
     directory = build_dir("tf", digest)
@@ -180,9 +181,12 @@ def push_tf(client: registry.Registry) -> str:
         what="importing TensorFlow in the finished image",
     )
     layers = registry.tree_layers(root, "Debian 11, CUDA 11.2.2, cuDNN 8.5, TensorFlow 2.9.0")
+    outdated = client.label(settings.TF_IMAGE, settings.LABEL_HASH) is not None
     size = client.push(
         registry.Image(settings.TF_IMAGE, layers, TF_ENV, labels=registry.image_labels(digest))
     )
+    if outdated:
+        services.collect_garbage(docker)
     shutil.rmtree(directory)
     return f"{size / settings.GIB:.1f} GiB in {len(layers)} layers"
 

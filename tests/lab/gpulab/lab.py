@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ class Builder:
     def start_engine(self) -> str:
         """Engine and network."""
         self.docker, word = engine.ensure()
+        if not self.docker.own:
+            machine.check_disk(disk_needed(), Path((engine.info(self.docker.host) or {})["DockerRootDir"]))
         engine.ensure_network(self.docker)
         return word
 
@@ -100,10 +103,9 @@ class Builder:
             docker, nodes.node_image(nodes.suite_of(self.host, nodes.lookup_os(spec.os)))
         )
         if found is not None and (found.os, found.image) == (spec.os, image):
-            if found.running:
-                return f"kept, port {found.port}"
+            # Does nothing to a running one but wait until it is reachable.
             nodes.start(docker, found.name, found.port)
-            return f"kept, started, port {found.port}"
+            return f"{'kept' if found.running else 'kept, started'}, port {found.port}"
         node = nodes.create(docker, self.host, spec, hardware, any_port=True)
         nodes.boot_new(docker, node)
         return f"bare {spec.os}, port {node.port}"
@@ -214,17 +216,22 @@ class Builder:
             Step(
                 "tf-push",
                 "push the TensorFlow image",
-                unless_ready(lambda: images.push_tf(self.registry)),
+                unless_ready(lambda: images.push_tf(self.engine, self.registry)),
                 ("tf-root", "tf-packages"),
             ),
         ]
 
 
+def disk_needed() -> int:
+    """GiB that this start may still fill."""
+    pushed = settings.home() / "registry/docker/registry/v2/repositories" / settings.TF_IMAGE.split(":")[0]
+    return settings.DISK_WARM_GIB if pushed.exists() else settings.DISK_COLD_GIB
+
+
 def up(*, bare: bool = False) -> None:
     """Everything for the default nodes; what is there already is reused."""
     host = machine.check()
-    cold = not (settings.home() / "engine.json").exists()
-    machine.check_disk(settings.DISK_COLD_GIB if cold else settings.DISK_WARM_GIB, settings.home())
+    machine.check_disk(disk_needed(), settings.home())
     started = time.monotonic()
     with exclusive():
         builder = Builder(host)
@@ -243,6 +250,8 @@ def up(*, bare: bool = False) -> None:
             )
         run_steps(steps, logs=settings.home() / "logs")
         write_dot_lab(builder.engine)
+        # What this start replaced; images that a container still uses stay.
+        builder.engine.out("image", "prune", "--force", "--filter", f"label={settings.LABEL}=1")
     print(
         f"The lab is up after {time.monotonic() - started:.0f} s: "
         f"{', '.join(node.name for node in nodes.all_nodes(builder.engine))}."
@@ -256,6 +265,8 @@ def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
     with exclusive():
         builder = Builder(host)
         run_steps(builder.steps(), logs=settings.home() / "logs" / spec.name)
+        if spec.port is None and (before := nodes.find(builder.engine, spec.name)):
+            spec = replace(spec, port=before.port)
         node = nodes.create(builder.engine, host, spec, hardware)
         write_dot_lab(builder.engine)
     # Others may build meanwhile: booting takes most of the time and shares nothing.

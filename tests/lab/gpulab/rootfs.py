@@ -127,7 +127,11 @@ def mmdebstrap(host: machine.Machine, recipe: Recipe, target: Path, *, debs: Pat
         )
     command += [f"--customize-hook={hook}" for hook in recipe.hooks]
     command += [f"--customize-hook={SCRUB}", recipe.suite, str(target), *sources(host, recipe)]
-    run(command, what=f"building a {recipe.suite} root file system")
+    # A root file system is too big for a /tmp in memory.
+    temporary = settings.home() / "build" / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    what = f"building a {recipe.suite} root file system"
+    run(command, what=what, env={"TMPDIR": str(temporary)})
 
 
 def cached_image(docker: Docker, name: str, digest: str) -> bool:

@@ -110,3 +110,12 @@ def wait_http(url: str, name: str, seconds: float = 20) -> None:
             return
         time.sleep(0.1)
     raise LabError(f"{name} does not answer on {url}: see `docker logs {name}`")
+
+
+def collect_garbage(docker: Docker) -> None:
+    """Drop what no tag of the registry names any more."""
+    collect = ("docker-registry", "garbage-collect", "--delete-untagged", "/etc/gpulab/registry.yml")
+    docker.run("exec", settings.REGISTRY, *collect, what="cleaning up the registry")
+    # The registry remembers blobs that are gone now.
+    docker.run("restart", settings.REGISTRY)
+    wait_http(f"{registry_url(docker)}/v2/", settings.REGISTRY)
