@@ -23,7 +23,9 @@ options:
     required: true
     suboptions:
       name:
-        description: The official reference, with a tag other than V(latest), or with a digest.
+        description:
+          - The official reference, with a tag other than V(latest), or with a digest when it is pulled by
+            that very name.
         type: str
         required: true
       pull:
@@ -37,7 +39,7 @@ options:
   state:
     description:
       - V(present) brings what is missing. V(absent) removes the images' names, and their layers when no other
-        image needs them; it fails when a container uses one.
+        image needs them; it fails, with nothing removed, when a container uses one.
     type: str
     choices: [present, absent]
     default: present
@@ -276,6 +278,14 @@ class Fetch:
 
     def remove(self, present: list[str]) -> None:
         for name in present:
+            _code, users, _err = self.docker.run(
+                "ps", "--all", "--filter", f"ancestor={name}", "--format", "{{.Names}}"
+            )
+            if users.strip():
+                self.fail(
+                    name, "in_use", f"containers use it: {', '.join(users.split())}. Nothing was removed."
+                )
+        for name in present:
             code, out, err = self.docker.run("image", "rm", name)
             if code != 0:
                 said = err or out
@@ -294,6 +304,11 @@ def check_references(module: AnsibleModule) -> None:
                     msg=f"{key} is {reference!r}, which names no version. Give it a tag other than latest, "
                     "or a digest; `latest` is another image every week."
                 )
+        if "@sha256:" in image["name"] and image["pull"] not in ("", image["name"]):
+            module.fail_json(
+                msg=f"name is {image['name']!r}, which Docker gives to no image that comes from elsewhere "
+                f"({image['pull']}). Name the image by a tag, or pull it by its own name."
+            )
 
 
 def main() -> None:
