@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-# linux-signatures-nvidia-<kernel> is left out: it belongs to a kernel and to every branch, and the held modules
-# depend on its exact version, so that it cannot move alone.
+# linux-signatures-nvidia-<kernel> is left out: it belongs to a kernel and to every branch, and the held
+# modules depend on its exact version, so that it cannot move alone.
 DRIVER_PACKAGE = re.compile(
     r"^(nvidia-(?!container|docker|ctk)|libnvidia-(?!container)|linux-(modules|objects)-nvidia-"
     r"|xserver-xorg-video-nvidia)"
