@@ -773,7 +773,7 @@ if [ "$1" = configure ] && command -v dkms >/dev/null; then dkms autoinstall -k 
 
 
 def build_node(target: Path, kernel: str) -> None:
-    shutil.copytree(HERE / "node", target, symlinks=True)
+    shutil.copytree(HERE / "node", target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(HERE / "models.json", target / "usr/lib/gpulab/models.json")
     (target / "usr/lib/gpulab/nouveau.ko").write_bytes(
         build_module("nouveau", None, "nouveau", kernel) + signature()
@@ -808,7 +808,8 @@ def fingerprint(arguments: argparse.Namespace) -> str:
     compiler = subprocess.run(["gcc", "--version"], capture_output=True, check=True).stdout
     digest.update(compiler)
     for path in sorted(HERE.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("test_"):
+        tests = path.name.startswith("test_") or path.name in ("conftest.py", "machine.py", "README.md")
+        if path.is_file() and "__pycache__" not in path.parts and not tests:
             digest.update(
                 str(path.relative_to(HERE)).encode() + path.read_bytes() + oct(path.stat().st_mode).encode()
             )

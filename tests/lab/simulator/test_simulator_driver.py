@@ -13,7 +13,7 @@ from pathlib import Path
 
 import build
 import pytest
-from conftest import Machine
+from machine import Machine
 
 VERSION = "580.95.05"
 QUERY = """

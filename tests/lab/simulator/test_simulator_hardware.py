@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
+
 import pytest
-from conftest import KERNEL, Machine
+from machine import KERNEL, Machine
 
 VERSION_FILE = "proc/driver/nvidia/version"
 BLACKLIST = "blacklist nouveau\noptions nouveau modeset=0\n"
@@ -288,3 +291,18 @@ def test_machine_without_a_profile_has_no_gpu(machine: Machine) -> None:
     machine.profile = {}
     machine.boot()
     assert not (machine.root / "sys/bus/pci/devices").exists()
+
+
+def test_host_with_a_driver_of_its_own_is_hidden(machine: Machine) -> None:
+    spec = importlib.util.spec_from_loader(
+        "hardware", importlib.machinery.SourceFileLoader("hardware", str(machine.program))
+    )
+    assert spec and spec.loader
+    hardware = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hardware)
+    devices = "Character devices:\n  1 mem\n195 nvidia-frontend\n510 nvidia-uvm\n\nBlock devices:\n  7 loop\n"
+    assert hardware.without_host_driver(devices, 1) == (
+        "Character devices:\n  1 mem\n\nBlock devices:\n  7 loop\n"
+    )
+    modules = "nvidia_uvm 4096 0 - Live 0x0\nvideo 4096 1 nvidia, Live 0x0\nnouveau 4096 0 - Live 0x0\n"
+    assert hardware.without_host_driver(modules, 0) == "video 4096 1 nvidia, Live 0x0\n"
