@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,22 @@ class Node:
     def fault(self, *settings: str) -> None:
         """Change what is wrong with its hardware: ``gpu_off_bus=true``, ``--clear``."""
         labctl("fault", self.name, *settings)
+
+    def boot_id(self) -> str:
+        """Which boot it runs; empty while it is down."""
+        return self.sh("cat /proc/sys/kernel/random/boot_id", check=False).strip()
+
+    def reboot(self) -> None:
+        """Reboot it and wait until it is up again."""
+        before = self.boot_id()
+        self.sh("systemctl reboot", check=False)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            up = self.sh("systemctl is-active --quiet multi-user.target && echo up", check=False).strip()
+            if up == "up" and self.boot_id() not in ("", before):
+                return
+        raise RuntimeError(f"{self.name} did not come back within 120 s")
 
     @property
     def inventory_variables(self) -> dict[str, Any]:

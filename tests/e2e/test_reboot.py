@@ -14,6 +14,7 @@ def node() -> Iterator[Node]:
     """A bare node whose GPU nouveau has taken."""
     made = Node.up("e2e-nouveau")
     made.fault("nouveau_bound=true")
+    made.reboot()  # nouveau takes the GPU when the machine boots
     yield made
     made.down()
 
@@ -29,28 +30,24 @@ def run(node: Node, folder: Path, **variables: object):
     )
 
 
-def boot_id(node: Node) -> str:
-    return node.sh("cat /proc/sys/kernel/random/boot_id").strip()
-
-
 def test_reboot_that_is_not_allowed_is_said_and_not_done(node, tmp_path):
-    before = boot_id(node)
+    before = node.boot_id()
     result = run(node, tmp_path, host_reboot_allowed=False)
     assert result.rc != 0
     document = result.node(node.name)
     assert document["status"] == "reboot_pending", document["error"]
     assert "host_reboot_allowed" in document["error"]
-    assert boot_id(node) == before
+    assert node.boot_id() == before
 
 
 def test_reboot_happens_once_and_the_node_is_verified(node, tmp_path):
-    before = boot_id(node)
+    before = node.boot_id()
     result = run(node, tmp_path)
     assert result.rc == 0, result.text
     assert result.node(node.name)["status"] == "verified"
-    assert boot_id(node) != before
-    after = boot_id(node)
+    assert node.boot_id() != before
+    after = node.boot_id()
     again = run(node, tmp_path)
     assert again.rc == 0, again.text
     assert again.changed(node.name) == 0
-    assert boot_id(node) == after
+    assert node.boot_id() == after

@@ -143,8 +143,9 @@ def _runtime_version(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | No
     docker = _dig(gpu_stack, "container_runtime", "docker", "version")
     toolkit = _dig(gpu_stack, "container_runtime", "toolkit", "version")
     if not docker:
-        packages = _dig(plan, "container_runtime", "docker", "packages") or [{}]
-        docker = upstream(packages[0].get("version") or "")
+        package = (_dig(plan, "container_runtime", "docker", "packages") or [{}])[0]
+        candidate = _dig(gpu_stack, "apt", "candidates", str(package.get("name")), "candidate")
+        docker = upstream(package.get("version") or candidate or "")
     if not toolkit:
         toolkit = upstream(_dig(plan, "container_runtime", "toolkit", "version") or "")
     return ", ".join(
