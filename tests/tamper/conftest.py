@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from labnodes import LAB, Node, labctl, reach, running_nodes, write_inventory
 from runner import playbook
 from small_image import MIRROR, publish
 
-NODE = "gpulab-tamper"
+KEPT = "gpulab-tamper"
 WISHES = {
     # An image is removed and fetched again here; the real one would take minutes and prove no more.
     "framework_image_registry_mirror": MIRROR,
@@ -37,9 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node of its own, converged by `provision.yml`."""
     keep = request.config.getoption("--keep-node")
-    connection = running_nodes().get(NODE) if keep else None
+    # Two runs at once must not damage the same node.
+    name = KEPT if keep else f"{KEPT}-{os.getpid()}"
+    connection = running_nodes().get(name) if keep else None
     if connection is None:
-        connection = json.loads(labctl("node-up", NODE, "--gpus=a100", "--os=ubuntu-22.04", "--json"))
+        connection = json.loads(labctl("node-up", name, "--gpus=a100", "--os=ubuntu-22.04", "--json"))
     publish()
     try:
         directory = tmp_path_factory.mktemp("inventory")
@@ -49,7 +52,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield reach(connection, directory)
     finally:
         if not keep:
-            labctl("node-down", NODE)
+            labctl("node-down", name)
 
 
 @pytest.fixture(scope="session")

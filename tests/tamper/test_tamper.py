@@ -123,7 +123,7 @@ GROUPS: dict[str, tuple[Damage, ...]] = {
     "services": (
         damage(
             "docker_stopped_and_disabled",
-            "systemctl disable --now docker.service docker.socket",
+            "systemctl disable --now docker.service; systemctl stop docker.socket",
             "docker.service",
             may=("image.fetch",),
         ),
