@@ -16,7 +16,7 @@ from .errors import LabError
 from .shell import output, run
 
 #: Raise it when this file lays the archives out differently.
-LAYOUT = 4
+LAYOUT = 5
 
 #: From the distribution, with all they depend on; everything that the roles install beside NVIDIA's packages.
 DOWNLOAD = ("docker.io", "containerd", "runc", "python3-debian", "pciutils", "xz-utils", "gnupg")
@@ -93,7 +93,7 @@ def ubuntu_archive(archive: Path, codename: str, main: list[Path], restricted: l
     """dists/ and pool/ of one release: Debian's packages in main, NVIDIA stand-ins in restricted."""
     for component, debs in (("main", main), ("restricted", restricted)):
         pool = Path("pool") / codename / component
-        link_all(debs, archive / pool)
+        link_all(with_client(debs, archive / pool), archive / pool)
         index(archive, pool, archive / "dists" / codename / component / "binary-amd64")
     release(
         archive / "dists" / codename,
@@ -105,6 +105,41 @@ def ubuntu_archive(archive: Path, codename: str, main: list[Path], restricted: l
         Components="main restricted",
         Description="Simulated Ubuntu archive of a gpuready lab",
     )
+
+
+def with_client(debs: list[Path], pool: Path) -> list[Path]:
+    """The packages with Docker's client inside docker.io, where Ubuntu has it; Debian 13 packs it apart.
+
+    The joined package goes straight into the pool; what is returned is left to be put there.
+    """
+    found = {name: deb for deb in debs if (name := deb.name.partition("_")[0]) in {"docker.io", "docker-cli"}}
+    if len(found) < 2:
+        return debs
+    pool.mkdir(parents=True, exist_ok=True)
+    build = Path(tempfile.mkdtemp(prefix="docker.io-", dir=settings.home()))
+    try:
+        tree = build / "docker.io"
+        run(["dpkg-deb", "--raw-extract", found["docker.io"], tree])
+        run(["dpkg-deb", "--extract", found["docker-cli"], tree])
+        control = tree / "DEBIAN" / "control"
+        control.write_text(join_control(control.read_text()))
+        # Its checksums are those of the package before.
+        (tree / "DEBIAN" / "md5sums").unlink(missing_ok=True)
+        build_deb(tree, pool)
+    finally:
+        shutil.rmtree(build)
+    return [deb for deb in debs if deb not in found.values()]
+
+
+def join_control(text: str) -> str:
+    """docker.io's control file once it holds the client too."""
+    text = re.sub(r"^(Version: .*)$", r"\1+gpulab1", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^(Recommends: .*?), docker-cli\b", r"\1", text, count=1, flags=re.MULTILINE)
+    for field in ("Provides", "Conflicts", "Replaces"):
+        joined, count = re.subn(rf"^({field}: .*)$", r"\1, docker-cli", text, count=1, flags=re.MULTILINE)
+        text = joined if count else f"{field}: docker-cli\n{text}"
+    # The package's name comes first.
+    return "".join(sorted(text.splitlines(keepends=True), key=lambda line: not line.startswith("Package:")))
 
 
 def toolkit_archive(archive: Path, debs: list[Path]) -> None:
@@ -314,11 +349,12 @@ def pack(tree: Path, package: str, version: str, depends: str, target: Path) -> 
             script = control / name
             script.write_text(text.format(group=group, units=" ".join(units)))
             script.chmod(0o755)
-    done = subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(target)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    build_deb(tree, target)
+
+
+def build_deb(tree: Path, target: Path) -> None:
+    """A package of a tree with its DEBIAN directory; uncompressed, for it travels over a bridge only."""
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LabError(f"building {package}: {done.stderr.strip()}")
+        raise LabError(f"building a package of {tree.name}: {done.stderr.strip()}")

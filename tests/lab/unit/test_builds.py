@@ -139,3 +139,17 @@ def test_cleaning_takes_only_what_the_lab_made(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").unlink()
     lab.remove_owned(tmp_path)
     assert not tmp_path.exists()
+
+
+def test_docker_io_takes_the_client_in_as_ubuntu_has_it() -> None:
+    text = (
+        "Package: docker.io\nVersion: 26.1.5+dfsg1-9\nConflicts: docker-ce\n"
+        "Recommends: git, docker-cli, xz-utils\nDescription: x\n more\n"
+    )
+    joined = mirror.join_control(text)
+    assert joined.startswith("Package: docker.io\n")
+    assert "Version: 26.1.5+dfsg1-9+gpulab1\n" in joined
+    assert "Recommends: git, xz-utils\n" in joined
+    assert "Conflicts: docker-ce, docker-cli\n" in joined
+    assert "Provides: docker-cli\n" in joined
+    assert joined.endswith("Description: x\n more\n")
