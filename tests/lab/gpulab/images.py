@@ -55,6 +55,8 @@ SLIM_PATHS = (
     "usr/share/perl",
     "usr/share/perl5",
     "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/bin/perl*",
 )
 
 
