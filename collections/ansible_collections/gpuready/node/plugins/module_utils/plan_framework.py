@@ -31,6 +31,27 @@ def choose_workloads(work: Draft) -> None:
             )
         elif framework not in work.workloads:
             work.workloads.append(framework)
+    _describe_workloads(work)
+
+
+def _describe_workloads(work: Draft) -> None:
+    """The plan's rows, of an impossible node too: verification also runs there, and says what is wrong."""
+    have = {
+        _plain_reference(image["ref"]) for image in work.see("framework", "images") or [] if image.get("ref")
+    }
+    mirror = work.wishes["framework_image_registry_mirror"]
+    for framework in work.workloads:
+        work.workload_rows.append(
+            {
+                "name": framework.name,
+                "image": framework.image,
+                "pull": pull_reference(framework.image, mirror),
+                "probe": framework.probe,
+                "image_size_mib": framework.image_size_mib,
+                "present": _plain_reference(framework.image) in have,
+                "expect": dict(framework.expect),
+            }
+        )
 
 
 def pull_reference(image: str, mirror: str) -> str:
@@ -58,24 +79,9 @@ def _plain_reference(ref: str) -> str:
 
 def plan_images(work: Draft) -> None:
     images = work.see("framework", "images")
-    have = {_plain_reference(image["ref"]): image for image in images or [] if image.get("ref")}
-    mirror, archive = work.wishes["framework_image_registry_mirror"], work.wishes["framework_image_archive"]
-    absent = []
-    for framework in work.workloads:
-        present = _plain_reference(framework.image) in have
-        work.workload_rows.append(
-            {
-                "name": framework.name,
-                "image": framework.image,
-                "pull": pull_reference(framework.image, mirror),
-                "probe": framework.probe,
-                "image_size_mib": framework.image_size_mib,
-                "present": present,
-                "expect": dict(framework.expect),
-            }
-        )
-        if not present:
-            absent.append((framework, work.workload_rows[-1]))
+    archive = work.wishes["framework_image_archive"]
+    rows = {row["name"]: row for row in work.workload_rows}
+    absent = [(item, rows[item.name]) for item in work.workloads if not rows[item.name]["present"]]
     if not absent:
         return
     evidence = ["%s is not on the node" % row["image"] for _, row in absent]

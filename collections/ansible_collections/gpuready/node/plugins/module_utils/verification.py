@@ -112,9 +112,7 @@ def _own_findings(
                     "framework",
                     f"the image holds {subject}, where {verification['workload'] or image} promises {wanted}",
                     [f"image id {verification['image_id']}"],
-                    [
-                        "docker image rm it on the node and run site.yml; the mirror may serve another one"
-                    ],
+                    ["docker image rm it on the node and run site.yml; the mirror may serve another one"],
                 )
             )
     listed, expected = verification["gpus_listed"], verification["gpus_expected"]
