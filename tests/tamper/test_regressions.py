@@ -74,3 +74,36 @@ def test_removed_toolkit_is_found_and_repaired(pair: tuple[Node, Node]) -> None:
     assert repaired.code == 0, repaired.output
     assert repaired.recap[sound.name]["changed"] == 0, repaired.output
     assert {verdict["status"] for verdict in verdicts().values()} == {"verified"}
+
+
+@pytest.fixture
+def cdi_node(standing: dict[str, Node]) -> Node:
+    """The standing node whose Docker knows CDI, so that gpuready manages its specification."""
+    for node in standing.values():
+        if plan(LAB, node.name)["plan"]["container_runtime"]["toolkit"]["cdi"]["enabled"]:
+            return node
+    pytest.fail("no standing node has a Docker that knows CDI")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("rm /etc/cdi/nvidia.yaml", id="removed"),
+        pytest.param("sed -i 's/libcuda\\.so\\.[0-9.]*/libcuda.so.450.0/g' /etc/cdi/nvidia.yaml", id="stale"),
+    ],
+)
+def test_cdi_specification_is_renewed(cdi_node: Node, damage: str) -> None:
+    cdi_node.run(damage)
+    assert action_ids(plan(LAB, cdi_node.name)) == ["toolkit.cdi"]
+    repaired = playbook("playbooks/provision.yml", LAB, limit=cdi_node.name)
+    assert repaired.code == 0, repaired.output
+    assert action_ids(plan(LAB, cdi_node.name)) == []
+
+
+def test_container_gets_its_gpu_by_cdi(cdi_node: Node) -> None:
+    run = playbook("playbooks/verify.yml", LAB, limit=cdi_node.name, variables={"gpu_verify_launch": "cdi"})
+    assert run.code == 0, run.output
+    (verification,) = verdicts()[cdi_node.name]["verification"]
+    assert verification["ok"] is True
+    assert verification["launch"]["way"] == "cdi"
+    assert "nvidia.com/gpu=all" in verification["launch"]["arguments"]

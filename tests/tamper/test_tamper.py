@@ -179,7 +179,7 @@ BROKEN = {
 # What no damage here can bring about, and where it is tried instead.
 ELSEWHERE = {
     "docker.source": "only with docker_engine_source: docker_ce, which the lab's mirror does not carry",
-    "toolkit.cdi": "only where Docker knows CDI: test_cdi_specification_is_renewed",
+    "toolkit.cdi": "only where Docker knows CDI: test_regressions.py::test_cdi_specification_is_renewed",
     "host.reboot": "molecule/host_reboot",
 }
 
