@@ -98,6 +98,20 @@ def test_container_gets_its_gpu_in_each_way_that_this_docker_has(site, site_node
         assert verification["launch"]["way"] == way
 
 
+def test_container_gets_its_gpu_by_cdi_where_this_docker_has_it(site, site_nodes):
+    planned = site("playbooks/plan.yml")
+    plans = {node.name: planned.node(node.name)["plan"] for node in site_nodes}
+    able = [name for name, plan in plans.items() if plan["container_runtime"]["toolkit"]["cdi"]["enabled"]]
+    if not able:
+        pytest.skip("no node of the site has a Docker with CDI")
+    run = site("playbooks/verify.yml", variables={"gpu_verify_launch": "cdi"}, limit=able)
+    assert run.rc == 0, run.text
+    for name in able:
+        verification = run.node(name)["verification"][0]
+        assert verification["ok"] is True
+        assert verification["launch"]["arguments"] == ["--device", "nvidia.com/gpu=all"]
+
+
 @pytest.mark.parametrize(
     "role",
     [

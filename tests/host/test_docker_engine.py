@@ -42,3 +42,13 @@ def test_settings_from_before_gpuready_survived(host: Any, wished: Callable[[str
     if not before:
         pytest.skip("the inventory names no earlier settings (hosttest_daemon_json_before)")
     assert lacking(before, daemon_json(host)) == []
+
+
+def test_docker_comes_from_the_wished_source(host: Any, wished: Callable[[str, Any], Any]) -> None:
+    """One of the two, and only one: their packages replace each other."""
+    packages = {"distro": "docker.io", "docker_ce": "docker-ce"}
+    source = wished("docker_engine_source", "distro")
+    installed = {key for key, name in packages.items() if host.package(name).is_installed}
+    if source == "distro" and installed == {"docker_ce"}:
+        pytest.skip("the node had docker-ce before gpuready, which keeps it")
+    assert installed == {source}

@@ -228,6 +228,29 @@ def start_own() -> None:
     raise LabError(f"the lab's Docker Engine {state}:\n{end}\n  whole log: {log}")
 
 
+def end_orphans() -> None:
+    """End a containerd that outlived its dockerd: the next dockerd cannot start one beside it."""
+    mark = str(settings.run_dir() / "exec" / "containerd" / "containerd.toml")
+
+    def alive() -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_text(errors="replace").split("\0"):
+                    found.append(int(path.parent.name))
+        return found
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + 10
+        while alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    for name in ("containerd.pid", "containerd.sock", "containerd.sock.ttrpc"):
+        (settings.run_dir() / "exec" / "containerd" / name).unlink(missing_ok=True)
+
+
 def own_pid() -> int | None:
     """Process id of our own engine, made sure that it is ours."""
     with contextlib.suppress(FileNotFoundError, ValueError):
@@ -248,6 +271,7 @@ def stop_own() -> bool:
             if time.monotonic() > deadline:
                 raise LabError(f"the lab's Docker Engine (process {pid}) does not stop within 60 s")
             time.sleep(0.2)
+    end_orphans()
     for leftover in (pid_file(), socket_path()):
         leftover.unlink(missing_ok=True)
     if pid is not None:
