@@ -14,7 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import engine, images, keys, machine, mirror, nodes, registry, rootfs, services, settings, simulator
+from . import (
+    engine,
+    images,
+    keys,
+    machine,
+    mirror,
+    nodes,
+    registry,
+    rootfs,
+    services,
+    settings,
+    shell,
+    simulator,
+)
 from .engine import Docker
 from .progress import Step, run_steps
 from .settings import NodeSpec
@@ -363,10 +376,19 @@ OWNED = (
 )
 
 
+def mounts_below(path: Path, mountinfo: str) -> list[str]:
+    """Mount points at and under a directory, the last one first."""
+    points = [line.split()[4].replace("\\040", " ") for line in mountinfo.splitlines()]
+    return [point for point in reversed(points) if point == str(path) or point.startswith(f"{path}/")]
+
+
 def remove_owned(directory: Path) -> bool:
     """Remove what the lab made in a directory, and the directory if nothing else is in it."""
     found = [path for name in OWNED if (path := directory / name).exists() or path.is_symlink()]
     for path in found:
+        # An engine that was killed leaves its mounts behind.
+        for mount in mounts_below(path, Path("/proc/self/mountinfo").read_text()):
+            shell.run(["umount", mount], what=f"unmounting {mount}")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

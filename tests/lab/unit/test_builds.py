@@ -153,3 +153,11 @@ def test_docker_io_takes_the_client_in_as_ubuntu_has_it() -> None:
     assert "Conflicts: docker-ce, docker-cli\n" in joined
     assert "Provides: docker-cli\n" in joined
     assert joined.endswith("Description: x\n more\n")
+
+
+def test_mounts_are_found_from_the_top_down() -> None:
+    mountinfo = "".join(
+        f"{number} 1 0:1 / {point} rw - ext4 /dev/vda rw\n"
+        for number, point in enumerate(["/", "/lab/docker", "/lab/docker/overlay2/a", "/lab/docker2", "/lab"])
+    )
+    assert lab.mounts_below(Path("/lab/docker"), mountinfo) == ["/lab/docker/overlay2/a", "/lab/docker"]
