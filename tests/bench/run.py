@@ -72,16 +72,19 @@ def apt_transactions(node: Node) -> int:
 
 def ssh_connections(node: Node) -> int:
     """Logins that sshd accepted since the node booted."""
-    return int(
-        node.sh("journalctl --quiet --boot _COMM=sshd | grep -c 'Accepted publickey' || true").strip() or 0
-    )
+    log = node.sh("journalctl --quiet --boot --identifier sshd --identifier sshd-session")
+    return log.count("Accepted publickey")
+
+
+#: How a module reaches a node: as the standard input of a python (pipelining), or as a file of its own.
+MODULE = re.compile(r"/python3?[\d.]*['\"]*\s*&& sleep 0|/python3?[\d.]* \S*AnsiballZ_")
 
 
 def modules_run(trace: str, node: Node) -> int:
-    """Python programs that were handed to the node: with pipelining, one SSH command each."""
-    port = f"Port={node.connection['port']}"
-    lines = [line for line in trace.splitlines() if "SSH: EXEC" in line and port in line]
-    return sum(1 for line in lines if re.search(r"python3?(\.\d+)?( && sleep 0)?['\"\s]*$", line))
+    """Modules that Ansible ran on the node, one SSH command each."""
+    port = f"Port={node.connection['port']} "
+    commands = [line for line in trace.splitlines() if "SSH: EXEC" in line and port in line]
+    return sum(1 for command in commands if MODULE.search(command))
 
 
 def task_times(log: str, task: str) -> tuple[datetime | None, datetime | None]:
