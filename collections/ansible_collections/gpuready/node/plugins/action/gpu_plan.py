@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants as C
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import transform_to_native_types
@@ -38,6 +39,7 @@ class ActionModule(ActionBase):
         host = str(task_vars["inventory_hostname"])
         specs = self._specs(task_vars)
         self._refuse_misspelt(task_vars, specs)
+        self._refuse_wrong_values(task_vars, specs)
         wishes = self._wishes(task_vars)
 
         observed = arguments.get("observed")
@@ -84,6 +86,32 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("; ".join(message for _, message in found), obj=names[found[0][0]])
         for message in variables.lookalikes(names, specs):
             display.warning(message)
+
+    def _refuse_wrong_values(
+        self, task_vars: dict[str, Any], specs: dict[str, dict[str, dict[str, Any]]]
+    ) -> None:
+        """Hold values against their role's argument spec now, and not only when the role is reached.
+
+        The planner's own variables are left to ``wishes.check``, which says more about them.
+        """
+        mistakes = []
+        options = {name: option for role in specs.values() for name, option in role.items()}
+        for name in sorted(set(options) - set(DEFAULT_WISHES)):
+            if name not in task_vars:
+                continue
+            try:
+                value = transform_to_native_types(self._templar.template(task_vars[name]), redact=False)
+            except AnsibleError as error:
+                # It may rest on something that only a later task makes; its role will say if not.
+                display.vv(f"gpu_plan: {name} cannot be checked yet: {error}")
+                continue
+            option = {key: item for key, item in options[name].items() if key not in ("default", "required")}
+            errors = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
+            mistakes += [(name, message) for message in errors]
+        if mistakes:
+            raise AnsibleActionFail(
+                "; ".join(message for _, message in mistakes), obj=task_vars[mistakes[0][0]]
+            )
 
     def _wishes(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """What the inventory asks for: the values given to the planner's variables, over its defaults."""

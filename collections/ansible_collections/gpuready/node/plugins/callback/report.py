@@ -308,7 +308,7 @@ class CallbackModule(CallbackBase):
         where = None
         try:
             where = report.write_run(
-                self._artifacts(), run, nodes, fleet, report.redact(report.report_text(nodes, fleet, plans))
+                self._artifacts(), run, nodes, fleet, report.report_text(nodes, fleet, plans)
             )
         except OSError as error:
             self._display.warning(f"the report could not be written to {self._artifacts()}: {error}")

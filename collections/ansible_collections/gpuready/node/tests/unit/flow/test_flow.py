@@ -181,6 +181,14 @@ def test_observation_that_fails_is_one_clear_error(project):
         ),
         ("gpuready_workload=[x]", "did you mean gpuready_workloads?"),
         ("nvidia_driver_flavour=opne", "nvidia_driver_flavour is 'opne', but must be one of"),
+        (
+            "gpu_verify_when=sometimes",
+            "gpu_verify_when must be one of: always, changed, got: sometimes",
+        ),
+        (
+            "gpu_verify_timeout_seconds=soon",
+            "'gpu_verify_timeout_seconds' is of type str",
+        ),
         ("host_reboot_allowed=maybe", "host_reboot_allowed is 'maybe', but must be true or false"),
     ],
 )
