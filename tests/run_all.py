@@ -52,6 +52,7 @@ STEPS = (
         ),
     ),
     Step("unit", tuple((*PYTEST, "-q", "-m", "not lab and not gpu", path) for path in UNIT_PATHS)),
+    Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
     Step("e2e", ((*PYTEST, "-v", "-m", "lab", "tests/e2e"),), needs_lab=True),
     Step(
