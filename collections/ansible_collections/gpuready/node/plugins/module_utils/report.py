@@ -188,7 +188,7 @@ def _findings(verifications: list[dict[str, Any]], layer: str) -> list[str]:
 
 
 def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{layer: {ok, version, detail, actions}}``; ``ok`` is null where nothing is known of the layer."""
+    """``{layer: {ok, version, detail, actions, findings}}``; ``ok`` is null where nothing is known."""
     gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
     verifications = record.get("verification") or []
     passed = bool(verifications) and all(item.get("ok") for item in verifications)
@@ -228,6 +228,7 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "version": version or None,
             "detail": detail,
             "actions": [str(action.get("id")) for action in actions],
+            "findings": findings,
         }
     return layers
 
@@ -312,7 +313,8 @@ def _pad(text: str, columns: int) -> str:
 
 
 def _cell(layer: dict[str, Any], symbols: dict[bool | None, str], pending: str) -> str:
-    symbol = pending if layer["ok"] is False and layer.get("actions") else symbols[layer["ok"]]
+    waits = layer["ok"] is False and layer["actions"] and not layer["findings"]
+    symbol = pending if waits else symbols[layer["ok"]]
     return f"{symbol} {layer['version'] or ''}".rstrip()
 
 

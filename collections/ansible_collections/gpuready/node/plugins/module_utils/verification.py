@@ -94,9 +94,12 @@ def _own_findings(
         return [_finding("container_runtime", "the container could not be started", [str(run["error"])], [])]
     exit_code = verification["exit_code"]
     if answer is None:
-        evidence = [f"exit code {exit_code}", tail(run.get("stderr") or run.get("stdout") or "", 3)]
-        layer = "container_runtime" if exit_code in (125, 126, 127) else "framework"
-        what = "docker could not run the container" if exit_code == 125 else "the probe did not answer"
+        said = run.get("stderr") or run.get("stdout") or ""
+        evidence = [f"exit code {exit_code}", tail(said, 3)]
+        # 125 is docker's own; with 126 and 127 it depends on who speaks.
+        dockers_own = exit_code == 125 or (exit_code in (126, 127) and "docker: Error response" in said)
+        layer = "container_runtime" if dockers_own else "framework"
+        what = "docker could not run the container" if dockers_own else "the probe did not answer"
         return [_finding(layer, what, [item for item in evidence if item], [])]
     found = []
     framework = verification["framework"] or {}
@@ -220,8 +223,9 @@ def verdict_text(verification: dict[str, Any], *, log_lines: int = 15) -> str:
             f"   {line}" for item in finding.get("evidence") or [] if item for line in str(item).splitlines()
         ]
         lines += [f"   fix: {item}" for item in finding.get("fix") or [] if item]
-    log = tail(verification["log"], log_lines)
-    if log:
+    log = tail(verification["log"], log_lines).splitlines()
+    shown = "\n".join(lines)
+    if any(line.strip() not in shown for line in log):
         lines.append("The container's log ends with:")
-        lines += [f"   {line}" for line in log.splitlines()]
+        lines += [f"   {line}" for line in log]
     return "\n".join(lines)

@@ -133,6 +133,7 @@ def test_layers_behind_a_conflict_are_unknown():
         "version": "A100 80GB PCIe, driver 580.95.05 open",
         "detail": "no NVIDIA GPU on the bus",
         "actions": [],
+        "findings": [],
     }
     assert layers["container_runtime"]["ok"] is None
 
@@ -226,6 +227,13 @@ def test_pending_layer_has_its_own_mark():
     )
     assert "\N{RIGHTWARDS ARROW} A100" in report.table([node])[1][0]
     assert "\N{HEAVY BALLOT X}" not in report.table([node])[1][0]
+
+
+def test_layer_with_a_finding_is_broken_and_not_merely_pending():
+    bad = verification(ok=False, findings=[{"layer": "host", "finding": "the driver is not loaded"}])
+    waiting = plan("changes", [action("driver.load", "host")])
+    node = report.node_document(record(plan=waiting, verification=[bad], failed=True), "r")
+    assert "\N{HEAVY BALLOT X} A100" in report.table([node])[1][0]
 
 
 def test_problems_tell_the_cause():

@@ -72,6 +72,13 @@ GOOD = {"ok": True, "device": "GPU:0", "seconds": 0.1, "error": None}
         (ran(answer(), exit_code=139), {}, "framework", "exit code 139 after its answer"),
         (ran(exit_code=1, stderr="ImportError: libcuda"), {}, "framework", "did not answer"),
         (ran(exit_code=125, stderr="docker: no driver"), {}, "container_runtime", "could not run"),
+        (
+            ran(exit_code=127, stderr='docker: Error response from daemon: exec: "x": not found in $PATH.'),
+            {},
+            "container_runtime",
+            "could not run",
+        ),
+        (ran(exit_code=127, stderr="env: python3: not found"), {}, "framework", "did not answer"),
         (ran(exit_code=None, timed_out=True), {}, "application", "did not answer within 300 s"),
         ({"error": "No such image: t:1", "missing": True}, {}, "framework", "t:1 is not on the node"),
         ({"error": "Cannot connect to the Docker daemon"}, {}, "container_runtime", "not be started"),
@@ -109,6 +116,12 @@ def test_verdict_ends_with_the_tail_of_the_log():
     text = judging.verdict_text(result)
     assert text.splitlines()[-1].strip() == "line 299"
     assert "line 284" not in text
+
+
+def test_log_that_the_findings_have_quoted_is_not_repeated():
+    text = judging.verdict_text(judge(ran(exit_code=125, stderr="docker: no driver\n")))
+    assert text.count("docker: no driver") == 1
+    assert "The container's log" not in text
 
 
 @pytest.mark.parametrize(
