@@ -178,7 +178,7 @@ BROKEN = {
 
 # What no damage here can bring about, and where it is tried instead.
 ELSEWHERE = {
-    "docker.source": "only with docker_engine_source: docker_ce, on a node without Docker: molecule/docker_engine",
+    "docker.source": "needs docker_engine_source: docker_ce on a node without Docker: molecule/docker_engine",
     "toolkit.cdi": "only where Docker knows CDI: test_regressions.py::test_cdi_specification_is_renewed",
     "host.reboot": "molecule/host_reboot",
 }
