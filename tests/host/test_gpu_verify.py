@@ -34,3 +34,10 @@ def test_container_without_gpus_flag_lists_none(host: Any, wished: Callable[[str
     result = host.run(f'docker run --rm {image} python3 -c "{LIST_GPUS}"')
     assert result.rc == 0, result.stderr
     assert "PhysicalDevice(" not in result.stdout
+
+
+def test_no_unit_of_the_chain_has_failed(host: Any) -> None:
+    """A unit that failed on the way (no driver yet, no Docker yet) is not left behind."""
+    result = host.run("systemctl list-units --state=failed --plain --no-legend")
+    failed = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert [unit for unit in failed if any(name in unit for name in ("nvidia", "docker", "containerd"))] == []

@@ -37,7 +37,7 @@ READ_ONLY = (
     r"nvidia-ctk cdi generate (?!.*--output)",  # prints
     r"nvidia-smi (-L|--query-gpu=\S+)",
     r"udevadm settle ",
-    r"systemctl (is-active|is-enabled|is-system-running|list-units|show|status)( |$)",
+    r"systemctl (is-active|is-enabled|is-failed|is-system-running|list-units|show|status)( |$)",
 )
 # Modules that know nothing of a change, for which the keyword says it.
 WITHOUT_CHANGE = {

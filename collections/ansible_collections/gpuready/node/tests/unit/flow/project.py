@@ -56,7 +56,7 @@ ENTRIES = {
     "host_prepare": ["main"],
     "nvidia_driver": ["main"],
     "docker_engine": ["main", "source"],
-    "nvidia_container_toolkit": ["main", "source", "cdi"],
+    "nvidia_container_toolkit": ["main", "source", "cdi", "cdi_refresh"],
     "framework_image": ["main", "start", "finish"],
     "host_reboot": ["main"],
 }
