@@ -101,6 +101,9 @@ def test_cdi_specification_is_renewed(cdi_node: Node, damage: str) -> None:
 
 
 def test_container_gets_its_gpu_by_cdi(cdi_node: Node) -> None:
+    """By the specification that was just renewed: dockerd must have noticed."""
+    # The toolkit's own one would take precedence, and hide that.
+    cdi_node.run("rm -f /var/run/cdi/nvidia.yaml")
     run = playbook("playbooks/verify.yml", LAB, limit=cdi_node.name, variables={"gpu_verify_launch": "cdi"})
     assert run.code == 0, run.output
     (verification,) = verdicts()[cdi_node.name]["verification"]
