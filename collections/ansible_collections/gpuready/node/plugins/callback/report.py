@@ -323,7 +323,8 @@ class CallbackModule(CallbackBase):
         self._display.banner("GPUREADY")
         for text in plans.values():
             if text:
-                show((text if unicode else text.encode("ascii", "replace").decode()).rstrip() + "\n")
+                # Two, since display takes one for the end of the line: an empty line parts the nodes.
+                show((text if unicode else text.encode("ascii", "replace").decode()).rstrip() + "\n\n")
         for line, status in report.table(nodes, unicode=unicode, columns=columns):
             show(line, color=STATUS_COLOURS.get(status))
         for line, status in report.problems(nodes):

@@ -86,6 +86,7 @@ def test_plan_changes_nothing_and_prints_the_plan(project):
     assert run.steps("n1") == []
     assert "n1: 14 changes (simulated node)" in run.text
     assert "driver.install" in run.text
+    assert "\n\nNODE " in run.text
     node = run.node("n1")
     assert node["status"] == "planned"
     assert node["plan"]["driver"]["version"] == "580.95.05"
