@@ -175,7 +175,7 @@ def _resolve(options: argparse.Namespace, catalog: Catalog) -> int:
             near = ", ".join(nearest(name, list(catalog.frameworks)))
             raise Trouble("--workloads %s: not known (nearest: %s)" % (name, near))
     stack = what_if(options.gpu, options.os, catalog, options.secure_boot)
-    source = catalog.package_sources[wishes["nvidia_driver_source"]]
+    source = catalog.package_sources[wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
     release = stack["host"]["os"]["version_id"]
     if stack["host"]["os"]["id"] != source.os or release not in source.releases:
         raise Trouble(

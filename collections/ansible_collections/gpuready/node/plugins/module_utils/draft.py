@@ -25,12 +25,17 @@ ACTIONS: Dict[str, Tuple[str, str]] = {
     "toolkit.runtime": ("nvidia_container_toolkit", "container_runtime"),
     "docker.restart": ("nvidia_container_toolkit", "container_runtime"),
     "image.fetch": ("framework_image", "framework"),
+    "driver.source": ("nvidia_driver", "host"),
+    "driver.pin": ("nvidia_driver", "host"),
     "driver.upgrade_guard": ("nvidia_driver", "host"),
     "driver.install": ("nvidia_driver", "host"),
     "driver.hold": ("nvidia_driver", "host"),
+    "driver.reload": ("nvidia_driver", "host"),
     "driver.load": ("nvidia_driver", "host"),
+    "driver.fabricmanager": ("nvidia_driver", "host"),
     "driver.persistenced": ("nvidia_driver", "host"),
     "host.reboot": ("host_reboot", "host"),
+    "toolkit.cdi_refresh": ("nvidia_container_toolkit", "container_runtime"),
     "toolkit.cdi": ("nvidia_container_toolkit", "container_runtime"),
 }
 

@@ -17,7 +17,7 @@ def plan_driver(work: Draft) -> None:
     if work.conflicting("framework.workload_unknown") or not _check_gpus(work):
         work.conflicts += driver_conflicts.check_wishes(work.wishes, work.catalog)
         return
-    source = work.catalog.package_sources[work.wishes["nvidia_driver_source"]]
+    source = work.catalog.package_sources[work.wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
     installed = driver_options.read_installed(work.observed, source, work.catalog)
     foreign = _foreign_driver(work, installed)
     resolution = resolver.resolve(

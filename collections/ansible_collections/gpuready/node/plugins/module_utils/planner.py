@@ -87,7 +87,7 @@ def _host_line(work: Draft) -> Dict[str, Any]:
 
 def _node_is_possible(work: Draft) -> bool:
     """Is this a node that gpuready can work on at all? Says why not."""
-    source = work.catalog.package_sources[work.wishes["nvidia_driver_source"]]
+    source = work.catalog.package_sources[work.wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
     os_id, release, arch = (work.see("host", "os", key) for key in ("id", "version_id", "arch"))
     name = work.see("host", "os", "pretty_name") or "%s %s" % (os_id, release)
     possible = True

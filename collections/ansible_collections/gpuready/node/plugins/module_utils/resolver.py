@@ -104,7 +104,7 @@ def resolve(
     gpus: Sequence[Mapping[str, Any]],
 ) -> Resolution:
     """Choose the driver for one node."""
-    source = catalog.package_sources[wishes["nvidia_driver_source"]]
+    source = catalog.package_sources[wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
     requirements = collect(
         gpus,
         workloads,

@@ -17,6 +17,10 @@ TOOLKIT_REPO = "https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)"
 TOOLKIT_KEY = "https://nvidia.github.io/libnvidia-container/gpgkey"
 TOOLKIT_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
 
+DRIVER_REPO = "https://developer.download.nvidia.com/compute/cuda/repos/$(DISTRO)/$(ARCH)"
+DRIVER_KEY = DRIVER_REPO + "/3bf863cc.pub"
+DRIVER_FINGERPRINT = "EB693B3035CD5710E231E123A4B469963BF863CC"
+
 DEFAULT_WISHES: Dict[str, Any] = {
     "gpuready_workloads": ["tensorflow-2.9"],
     "gpuready_simulated": False,
@@ -27,7 +31,12 @@ DEFAULT_WISHES: Dict[str, Any] = {
     "nvidia_driver_branch": "auto",
     "nvidia_driver_version": "",
     "nvidia_driver_flavour": "auto",
-    "nvidia_driver_source": "ubuntu",
+    "nvidia_driver_source": "auto",
+    "nvidia_driver_repo_url": DRIVER_REPO,
+    "nvidia_driver_repo_key_url": DRIVER_KEY,
+    "nvidia_driver_repo_key_fingerprint": [DRIVER_FINGERPRINT],
+    "nvidia_driver_reload_allowed": True,
+    "nvidia_driver_rollback_enabled": True,
     "nvidia_driver_min_version": "460.27",
     "nvidia_driver_hold_enabled": True,
     "nvidia_driver_upgrade_guard_enabled": True,
@@ -53,7 +62,7 @@ DEFAULT_WISHES: Dict[str, Any] = {
 
 CHOICES: Dict[str, Tuple[str, ...]] = {
     "nvidia_driver_flavour": ("auto", "open", "proprietary"),
-    "nvidia_driver_source": ("ubuntu",),
+    "nvidia_driver_source": ("auto", "ubuntu", "debian", "cuda_repo"),
     "docker_engine_source": ("distro", "docker_ce"),
     "nvidia_container_toolkit_cdi": ("auto", "enabled", "disabled"),
     "gpu_verify_level": ("list", "compute"),
@@ -229,6 +238,7 @@ _SPECIAL: Dict[str, Callable[[str, Any], Tuple[Any, Optional[Problem]]]] = {
     "docker_engine_version": _version,
     "nvidia_container_toolkit_version": _version,
     "docker_engine_repo_key_fingerprint": _fingerprints,
+    "nvidia_driver_repo_key_fingerprint": _fingerprints,
     "nvidia_container_toolkit_repo_key_fingerprint": _fingerprints,
 }
 
