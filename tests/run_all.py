@@ -34,7 +34,6 @@ PYTEST = (PYTHON, "-m", "pytest")
 # One pytest each: files of the same name in two of these are no clash then.
 UNIT_PATHS = (
     "collections/ansible_collections/gpuready/node/tests/unit",
-    "tests/unit",
     "tests/policy",
     "tests/lab/simulator",
     "tests/lab/unit",

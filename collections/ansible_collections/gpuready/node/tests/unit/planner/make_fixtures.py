@@ -1,6 +1,6 @@
 """Write tests/fixtures/observed/*.json: recorded-looking observations of typical and awkward nodes.
 
-`python tests/unit/planner/make_fixtures.py` writes them anew; a test keeps them equal to what this file says.
+`python make_fixtures.py` writes them anew; a test keeps them equal to what this file says.
 """
 
 from __future__ import annotations

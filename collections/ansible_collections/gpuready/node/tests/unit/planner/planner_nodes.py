@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "observed"
+FIXTURES = Path(__file__).parents[7] / "tests" / "fixtures" / "observed"
 KERNEL = "5.15.0-157-generic"
 NOBLE_KERNEL = "6.8.0-85-generic"
 TOOLKIT = [

@@ -18,7 +18,7 @@ from gpuready.render import render
 from make_fixtures import SCENARIOS, TODAY, converge
 from planner_nodes import FIXTURES, KERNEL, bare, daemon_json, driver_packages, offer
 
-GOLDEN = Path(__file__).parents[2] / "fixtures" / "plans"
+GOLDEN = Path(__file__).parents[7] / "tests" / "fixtures" / "plans"
 CATALOG = load_catalog()
 
 RUNTIME = ["docker.install", "toolkit.install", "toolkit.hold", "docker.service", "toolkit.runtime"]
@@ -115,7 +115,7 @@ def test_table_covers_all_fixtures() -> None:
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_fixture_is_what_its_maker_says(name: str) -> None:
     written = (FIXTURES / f"{name}.json").read_text(encoding="utf-8")
-    assert written == make_fixtures.text_of(name), "run tests/unit/planner/make_fixtures.py"
+    assert written == make_fixtures.text_of(name), "run make_fixtures.py beside this file"
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
