@@ -306,3 +306,21 @@ def test_host_with_a_driver_of_its_own_is_hidden(machine: Machine) -> None:
     )
     modules = "nvidia_uvm 4096 0 - Live 0x0\nvideo 4096 1 nvidia, Live 0x0\nnouveau 4096 0 - Live 0x0\n"
     assert hardware.without_host_driver(modules, 0) == "video 4096 1 nvidia, Live 0x0\n"
+
+
+def test_real_kernel_tools_leave_the_module_tree_alone(machine: Machine) -> None:
+    """For a real driver only the bus is simulated: no module is loaded, no initramfs made."""
+    machine.profile["kernel_tools"] = "real"
+    machine.install()
+    machine.boot()
+    assert machine.read("sys/bus/pci/devices/0000:3b:00.0/vendor").strip() == "0x10de"
+    assert machine.driver_of() is None
+    assert not list((machine.root / "boot").iterdir())
+
+
+def test_unknown_kernel_tools_are_refused(machine: Machine) -> None:
+    """One message that names the value and the file."""
+    machine.profile["kernel_tools"] = "fake"
+    done = machine.run("boot")
+    assert done.rc != 0
+    assert "kernel_tools 'fake'" in done.err
