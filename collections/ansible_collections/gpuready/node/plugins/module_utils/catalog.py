@@ -54,9 +54,10 @@ class Framework:
     name: str
     framework: str
     version: str
-    image: str
+    # None: it has no container image of its own, as a wheel; it counts for the driver only.
+    image: Optional[str]
     image_size_mib: Optional[int]
-    probe: str
+    probe: Optional[str]
     expect: Mapping[str, str]
     cuda: str
     cudnn: Optional[str]
@@ -67,6 +68,8 @@ class Framework:
     gpu_limits: Tuple[GpuLimit, ...]
     source: str
     basis: str
+    checked: str
+    aliases: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,30 +99,72 @@ class MinorVersionRule:
 
 @dataclass(frozen=True)
 class Family:
+    """One way of naming a driver's packages within a source.
+
+    Placeholders of the patterns: {branch}; {family} = `suffix`; {open} = "-open" or nothing;
+    {kernel} = uname -r; {kernel_flavour} = what names a kernel's metapackages (generic, aws).
+    """
+
     family: str
     suffix: str
+    # The branches that are named so; None = no end on that side.
+    first_branch: Optional[int]
+    last_branch: Optional[int]
+    # False: the names carry no branch, the packages' version tells it.
+    branched: bool
+    # The package whose version is the driver's, and the one that holds libcuda.
+    version_package: str
+    library_package: str
+    # None: the source has no precompiled modules.
+    kernel_modules: Optional[str]
+    kernel_metapackage: Optional[str]
+    precompiled: Tuple[str, ...]
+    kernel_headers: Tuple[str, ...]
+    # () = this flavour is not there. Where names differ by {open} alone, both are the same patterns.
+    dkms: Tuple[str, ...]
+    dkms_open: Tuple[str, ...]
+    dkms_module: Optional[str]
+    dkms_module_open: Optional[str]
+    metapackages: Tuple[str, ...]
+    nvswitch: Optional[str]
+    closure: Tuple[str, ...]
+
+    def names(self, branch: int) -> bool:
+        """Are the packages of this branch named so?"""
+        return (self.first_branch or branch) <= branch <= (self.last_branch or branch)
+
+    def dkms_packages(self, is_open: bool) -> Tuple[str, ...]:
+        return self.dkms_open if is_open else self.dkms
+
+    def dkms_module_package(self, is_open: bool) -> Optional[str]:
+        return self.dkms_module_open if is_open else self.dkms_module
 
 
 @dataclass(frozen=True)
 class PackageSource:
-    """How one supplier of driver packages names them."""
+    """A supplier of driver packages for some releases of an operating system."""
 
     name: str
     os: str
     releases: Tuple[str, ...]
     architectures: Tuple[str, ...]
+    # What the archive's Release file calls itself.
+    origin: str
+    # Per release, the archive's components that hold the driver; {} where there are none to enable.
+    components: Mapping[str, Tuple[str, ...]]
+    # The supplier's own names of the releases and architectures, for the repository's address.
+    distro: Mapping[str, str]
+    arch_names: Mapping[str, str]
     families: Tuple[Family, ...]
-    version_package: str
-    library_package: str
-    kernel_modules: str
-    precompiled: Tuple[str, ...]
-    kernel_headers: str
-    dkms: Tuple[str, ...]
-    dkms_module: str
-    metapackages: Tuple[str, ...]
-    nvswitch: str
-    closure: Tuple[str, ...]
+    # Per release and family, the branches to count on before a node has package lists.
     offers: Mapping[str, Mapping[str, Tuple[int, ...]]]
+
+    def covers(self, os_id: Optional[str], release: Optional[str]) -> bool:
+        return os_id == self.os and release in self.releases
+
+    def family_of(self, branch: int) -> Tuple[Family, ...]:
+        """The families that name this branch, the preferred one first."""
+        return tuple(family for family in self.families if family.names(branch))
 
 
 @dataclass(frozen=True)
@@ -177,7 +222,7 @@ class Catalog:
     open_first: int
     open_default: int
     open_source: str
-    package_sources: Mapping[str, PackageSource]
+    package_sources: Tuple[PackageSource, ...]
     architectures: Mapping[str, Architecture]
     chips: Tuple[Chip, ...]
     products: Tuple[Product, ...]
@@ -186,6 +231,35 @@ class Catalog:
     pci_ids: Mapping[str, str]
     pci_ids_version: str
     sources: Mapping[str, str]
+
+    def framework(self, name: str) -> Optional[Framework]:
+        """The workload of this name or alias."""
+        found = self.frameworks.get(name)
+        if found is None:
+            found = next((row for row in self.frameworks.values() if name in row.aliases), None)
+        return found
+
+    def workload_names(self) -> List[str]:
+        """Every name that a workload may be asked for by, aliases included."""
+        return [name for row in self.frameworks.values() for name in (row.name, *row.aliases)]
+
+    def sources_for(self, os_id: Optional[str], release: Optional[str]) -> Tuple[PackageSource, ...]:
+        """Who has drivers for this release, the distribution's own archive first."""
+        found = [source for source in self.package_sources if source.covers(os_id, release)]
+        return tuple(sorted(found, key=lambda source: source.name != os_id))
+
+    def package_source(
+        self, name: str, os_id: Optional[str], release: Optional[str]
+    ) -> Optional[PackageSource]:
+        """The source of this name for this release; `auto` is the distribution's own archive."""
+        for source in self.sources_for(os_id, release):
+            if name in ("auto", source.name):
+                return source
+        return None
+
+    def sources_named(self, name: str) -> Tuple[PackageSource, ...]:
+        """The rows of one source; of `auto`, every distribution's own archive."""
+        return tuple(row for row in self.package_sources if row.name == (row.os if name == "auto" else name))
 
     def cite(self, source: Optional[str]) -> str:
         """The source behind a short name."""
@@ -249,6 +323,10 @@ class _Row:
     def text(self, field: str, default: Any = _REQUIRED, choices: Sequence[str] = ()) -> Any:
         return self.get(field, str, default, choices)
 
+    def nullable(self, field: str) -> Any:
+        """A text that may be null, but not forgotten."""
+        return self.text(field, None if field in self.data else _REQUIRED)
+
     def version(self, field: str, default: Any = _REQUIRED) -> Any:
         value = self.text(field, default)
         if value is not None and not re.match(r"^\d+(\.\d+)*$", value):
@@ -265,10 +343,18 @@ class _Row:
     def basis(self, field: str = "basis") -> str:
         return self.text(field, choices=BASES)
 
+    def checked(self) -> str:
+        """The month in which somebody last compared the row with its source."""
+        value = self.text("checked")
+        if not re.match(r"^20\d\d-(0[1-9]|1[0-2])$", value):
+            raise self.fail("checked", "%r is no month such as 2026-10" % value)
+        return str(value)
+
     def provenance(self) -> None:
-        """Who says so, and how sure that is: demanded of every row, even where nothing reads it."""
+        """Who says so, how sure that is and how fresh: demanded of every row, even where nothing reads it."""
         self.text("source")
         self.basis()
+        self.checked()
 
     def sub(self, field: str) -> "_Row":
         return _Row(self.file, "%s: %s" % (self.where, field), self.get(field, dict))
@@ -306,6 +392,7 @@ def _framework(row: _Row) -> Framework:
                 limit.basis(),
             )
         )
+        limit.checked()
         limit.done()
     expect = row.sub("expect")
     archs = None if row.get("archs", list, None) is None else row.texts("archs")
@@ -318,9 +405,9 @@ def _framework(row: _Row) -> Framework:
         name=row.text("name"),
         framework=row.text("framework"),
         version=row.text("version"),
-        image=row.text("image"),
+        image=row.nullable("image"),
         image_size_mib=row.get("image_size_mib", int, None),
-        probe=row.text("probe"),
+        probe=row.nullable("probe"),
         expect=MappingProxyType(
             {"framework_version": expect.text("framework_version"), "cuda": expect.text("cuda")}
         ),
@@ -333,54 +420,129 @@ def _framework(row: _Row) -> Framework:
         gpu_limits=tuple(limits),
         source=row.text("source"),
         basis=row.basis(),
+        checked=row.checked(),
+        aliases=row.texts("aliases") if "aliases" in row.data else (),
     )
-    if ":" not in found.image:
+    if found.image is not None and ":" not in found.image:
         raise row.fail("image", "%r names no tag" % found.image)
     expect.done()
     row.done()
     return found
 
 
-def _package_source(name: str, row: _Row) -> PackageSource:
-    families = []
-    for family in row.rows("families", "family"):
-        families.append(Family(family.text("family"), family.text("suffix")))
-        family.provenance()
-        family.done()
+_PLACEHOLDERS = {"branch", "family", "open", "kernel", "kernel_flavour"}
+
+
+def _family(row: _Row) -> Family:
+    branched = row.get("branched", bool)
+    dkms = row.texts("dkms")
+    dkms_module = row.text("dkms_module", None)
+    by_flavour = any("{open}" in pattern for pattern in dkms)
+    found = Family(
+        family=row.text("family"),
+        suffix=row.text("suffix"),
+        first_branch=row.get("first_branch", int, None),
+        last_branch=row.get("last_branch", int, None),
+        branched=branched,
+        version_package=row.text("version_package"),
+        library_package=row.text("library_package"),
+        kernel_modules=row.text("kernel_modules", None),
+        kernel_metapackage=row.text("kernel_metapackage", None),
+        precompiled=row.texts("precompiled"),
+        kernel_headers=row.texts("kernel_headers"),
+        dkms=dkms,
+        dkms_open=dkms if by_flavour else row.texts("dkms_open"),
+        dkms_module=dkms_module,
+        dkms_module_open=dkms_module if by_flavour else row.text("dkms_module_open", None),
+        metapackages=row.texts("metapackages"),
+        nvswitch=row.text("nvswitch", None),
+        closure=row.texts("closure"),
+    )
+    for field, value in vars(found).items():
+        for pattern in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
+            strange = set(re.findall(r"{(.*?)}", pattern)) - _PLACEHOLDERS
+            if strange:
+                raise row.fail(field, "%r holds the unknown placeholder {%s}" % (pattern, sorted(strange)[0]))
+    if branched != ("{branch}" in found.version_package):
+        raise row.fail("branched", "does not agree with version_package %r" % found.version_package)
+    if bool(found.kernel_modules) != bool(found.precompiled):
+        raise row.fail("precompiled", "must be there exactly when kernel_modules is")
+    for packages, module, field in (
+        (found.dkms, found.dkms_module, "dkms_module"),
+        (found.dkms_open, found.dkms_module_open, "dkms_module_open"),
+    ):
+        if bool(packages) != bool(module):
+            raise row.fail(field, "must be there exactly when its packages are")
+    if not found.precompiled and not found.dkms and not found.dkms_open:
+        raise row.fail("dkms", "neither precompiled nor DKMS packages: nothing could be installed")
+    row.provenance()
+    row.done()
+    return found
+
+
+def _overlap(left: Family, right: Family) -> bool:
+    """Do two families give the same name to a branch that both name?"""
+    if left.version_package.replace("{family}", left.suffix) != right.version_package.replace(
+        "{family}", right.suffix
+    ):
+        return False
+    low = max(left.first_branch or 0, right.first_branch or 0)
+    return low <= min(left.last_branch or 9999, right.last_branch or 9999)
+
+
+def _texts_by_name(row: _Row, field: str, known: Sequence[str], what: str) -> Dict[str, Any]:
+    """A mapping of releases (or architectures) that are known to the source."""
+    values = row.get(field, dict)
+    for name in values:
+        if name not in known:
+            raise row.fail(field, "%r is no %s of this source" % (name, what))
+    return dict(values)
+
+
+def _package_source(row: _Row) -> PackageSource:
+    releases, architectures = row.texts("releases"), row.texts("architectures")
+    families: List[Family] = []
+    for family_row in row.rows("families", "family"):
+        family = _family(family_row)
+        for other in families:
+            if other.family == family.family:
+                raise family_row.fail("family", "%s is there twice" % family.family)
+            if _overlap(family, other):
+                raise family_row.fail("first_branch", "overlaps with the family %s" % other.family)
+        families.append(family)
+    by_name = {family.family: family for family in families}
     offers: Dict[str, Dict[str, Tuple[int, ...]]] = {}
     for offer in row.rows("offers", "release"):
-        of_release = offers.setdefault(offer.text("release"), {})
+        of_release = offers.setdefault(offer.text("release", choices=releases), {})
         for family_name, numbers in offer.get("families", dict).items():
-            if family_name not in [family.family for family in families]:
+            if family_name not in by_name:
                 raise offer.fail("families", "%r is no family of this source" % family_name)
             if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
                 raise offer.fail("families", "%s must be a list of branch numbers" % family_name)
+            for number in numbers:
+                if not by_name[family_name].names(number):
+                    raise offer.fail("families", "%s does not name branch %d" % (family_name, number))
             of_release[family_name] = tuple(sorted({*of_release.get(family_name, ()), *numbers}))
         offer.provenance()
         offer.done()
-    precompiled, dkms = row.sub("precompiled"), row.sub("dkms")
-    for part in (precompiled, dkms):
-        part.provenance()
+    components = _texts_by_name(row, "components", releases, "release")
+    for release, values in components.items():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise row.fail("components", "%s must be a list of strings" % release)
     found = PackageSource(
-        name=name,
+        name=row.text("name"),
         os=row.text("os"),
-        releases=row.texts("releases"),
-        architectures=row.texts("architectures"),
+        releases=releases,
+        architectures=architectures,
+        origin=row.text("origin"),
+        components=MappingProxyType({release: tuple(values) for release, values in components.items()}),
+        distro=MappingProxyType(_texts_by_name(row, "distro", releases, "release")),
+        arch_names=MappingProxyType(_texts_by_name(row, "arch_names", architectures, "architecture")),
         families=tuple(families),
-        version_package=row.text("version_package"),
-        library_package=row.text("library_package"),
-        kernel_modules=precompiled.text("kernel_modules"),
-        precompiled=precompiled.texts("packages"),
-        kernel_headers=dkms.text("kernel_headers"),
-        dkms=dkms.texts("packages"),
-        dkms_module=dkms.text("module_package"),
-        metapackages=row.texts("metapackages"),
-        nvswitch=row.text("nvswitch"),
-        closure=row.texts("closure"),
         offers=MappingProxyType({k: MappingProxyType(v) for k, v in offers.items()}),
     )
-    for part in (precompiled, dkms, row):
-        part.done()
+    row.provenance()
+    row.done()
     return found
 
 
@@ -419,6 +581,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
             row.basis(),
         )
         _unique(branches, number, branch, row, "branch")
+        row.checked()
         row.done()
     rules = []
     for row in drivers.rows("cuda_minor_version", "family"):
@@ -431,6 +594,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
                 row.basis(),
             )
         )
+        row.checked()
         row.done()
     toolkit_rows: Dict[str, Fact] = {}
     for row in drivers.rows("cuda_toolkit", "cuda"):
@@ -441,6 +605,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
             row,
             "cuda",
         )
+        row.checked()
         row.done()
     open_row = drivers.sub("open_modules")
     open_first, open_default = open_row.sub("first_branch"), open_row.sub("default_from")
@@ -448,11 +613,18 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         part.get("branch", int)
         part.provenance()
         part.done()
-    suppliers = {}
-    for name in drivers.get("package_sources", dict):
-        supplier_row = drivers.sub("package_sources").sub(name)
-        supplier_row.where = "package_sources: %s" % name
-        suppliers[name] = _package_source(name, supplier_row)
+    suppliers: List[PackageSource] = []
+    for row in drivers.rows("package_sources", "name"):
+        supplier = _package_source(row)
+        for other in suppliers:
+            both = sorted(set(supplier.releases) & set(other.releases))
+            if (supplier.name, supplier.os) == (other.name, other.os) and both:
+                raise row.fail("releases", "%s %s has two sources named %s" % (other.os, both[0], other.name))
+        for release, of_release in supplier.offers.items():
+            unknown = sorted({n for numbers in of_release.values() for n in numbers} - set(branches))
+            if unknown:
+                raise row.fail("offers", "%s: branch %d has no row in branches" % (release, unknown[0]))
+        suppliers.append(supplier)
     for framework in frameworks.values():
         if not any(name == framework.cuda or name.startswith(framework.cuda + ".") for name in toolkit_rows):
             raise CatalogError(
@@ -473,6 +645,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
             row.basis(),
         )
         _unique(architectures, arch.arch, arch, row, "arch")
+        row.checked()
         row.done()
     chips: Dict[str, Chip] = {}
     for row in gpus.rows("chips", "chip"):
@@ -499,6 +672,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
                 row.basis(),
             )
         )
+        row.checked()
         row.done()
 
     runtime = tops["runtime.yml"]
@@ -531,6 +705,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     )
     toolkit.text("packages_source")
     toolkit.basis("packages_basis")
+    toolkit.text("packages_checked")
     for part in (runtime_row, docker, toolkit, *tops.values()):
         part.done()
 
@@ -543,7 +718,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         open_first=open_first.data["branch"],
         open_default=open_default.data["branch"],
         open_source=open_default.data["source"],
-        package_sources=MappingProxyType(suppliers),
+        package_sources=tuple(suppliers),
         architectures=MappingProxyType(architectures),
         chips=tuple(chips.values()),
         products=tuple(products),

@@ -171,17 +171,14 @@ def _resolve(options: argparse.Namespace, catalog: Catalog) -> int:
     names = [name for item in options.workloads or [] for name in item.split(",") if name]
     names = names or wishes["gpuready_workloads"]
     for name in names:
-        if name not in catalog.frameworks:
-            near = ", ".join(nearest(name, list(catalog.frameworks)))
+        if catalog.framework(name) is None:
+            near = ", ".join(nearest(name, catalog.workload_names()))
             raise Trouble("--workloads %s: not known (nearest: %s)" % (name, near))
     stack = what_if(options.gpu, options.os, catalog, options.secure_boot)
-    source = catalog.package_sources[wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
-    release = stack["host"]["os"]["version_id"]
-    if stack["host"]["os"]["id"] != source.os or release not in source.releases:
-        raise Trouble(
-            "--os %s: not covered (covered: %s)"
-            % (options.os, ", ".join("%s-%s" % (source.os, r) for r in source.releases))
-        )
+    wish, system = wishes["nvidia_driver_source"], stack["host"]["os"]
+    if catalog.package_source(wish, system["id"], system["version_id"]) is None:
+        covered = ["%s-%s" % (row.os, r) for row in catalog.sources_named(wish) for r in row.releases]
+        raise Trouble("--os %s: not covered (covered: %s)" % (options.os, ", ".join(covered)))
     wishes["gpuready_workloads"] = names
     plan = make_plan(stack, wishes, catalog, host="what-if", today=today)
     related = ("driver.", "framework.gpu_unsupported", "framework.workload_unknown", "host.")

@@ -251,7 +251,7 @@ def _pin_missing(
     pin: str,
 ) -> Optional[Dict[str, Any]]:
     """The conflict of an exact version that apt does not have; None when there is no pin, or apt has it."""
-    prefix = source.version_package.partition("{")[0]
+    prefix = source.families[0].version_package.partition("{")[0]
     everything = {
         version
         for name in dig(observed, "apt", "candidates") or {}

@@ -86,6 +86,18 @@ def names(
     return [p.format(branch=branch, family=family.suffix, open=suffix, kernel=kernel) for p in patterns]
 
 
+def _fabric_manager(branch: int, family: Family) -> List[str]:
+    return names([family.nvswitch], branch, family) if family.nvswitch else []
+
+
+def source_of(
+    observed: Mapping[str, Any], wishes: Mapping[str, Any], catalog: Catalog
+) -> Optional[PackageSource]:
+    """Where this node's driver is to come from; None when that source does not cover its release."""
+    os_id, release = (dig(observed, "host", "os", key) for key in ("id", "version_id"))
+    return catalog.package_source(wishes["nvidia_driver_source"], os_id, release)
+
+
 def candidate_of(observed: Mapping[str, Any], package: str) -> Optional[str]:
     return dig(observed, "apt", "candidates", package, "candidate")
 
@@ -134,7 +146,9 @@ def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: 
             state.held[package["name"]] = bool(package.get("held"))
     anchors = []
     for family in source.families:
-        expression = re.escape(source.version_package).replace(r"\{branch\}", r"(\d{3,4})")
+        if not family.branched:
+            continue
+        expression = re.escape(family.version_package).replace(r"\{branch\}", r"(\d{3,4})")
         expression = "^" + expression.replace(r"\{family\}", re.escape(family.suffix)) + "$"
         for name, version in have.items():
             match = re.match(expression, name)
@@ -163,7 +177,7 @@ def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: 
             state.version,
             state.package_version,
             tuple((name, have[name]) for name in packages),
-            fabric=names([source.nvswitch], state.branch, state.family)[0] in have,
+            fabric=any(name in have for name in _fabric_manager(state.branch, state.family)),
             installed=True,
         )
     return state
@@ -171,8 +185,10 @@ def read_installed(observed: Mapping[str, Any], source: PackageSource, catalog: 
 
 def _installed_flavour(observed: Mapping[str, Any], source: PackageSource, state: Installed) -> Optional[str]:
     assert state.branch is not None and state.family is not None
-    marked = [p for p in (*source.precompiled, *source.dkms, *source.metapackages) if "{open}" in p]
+    family = state.family
     for flavour in (OPEN, PROPRIETARY):
+        patterns = (*family.precompiled, *family.dkms_packages(flavour == OPEN), *family.metapackages)
+        marked = [p for p in patterns if "{open}" in p]
         if any(name in state.packages for name in names(marked, state.branch, state.family, flavour)):
             return flavour
     on_disk = dig(observed, "driver", "on_disk", "flavour")
@@ -190,18 +206,18 @@ def _complete_set(
     """(way, packages) if the installed packages are a whole driver for the kernels at hand."""
     assert state.branch is not None and state.family is not None and state.flavour is not None
     branch, family, flavour = state.branch, state.family, state.flavour
-    if running:
-        wanted = names([source.kernel_modules], branch, family, flavour, running)
-        wanted += names(source.precompiled, branch, family, flavour)
+    if running and family.kernel_modules:
+        wanted = names([family.kernel_modules], branch, family, flavour, running)
+        wanted += names(family.precompiled, branch, family, flavour)
         if upcoming:
-            later = names([source.kernel_modules], branch, family, flavour, upcoming)[0]
+            later = names([family.kernel_modules], branch, family, flavour, upcoming)[0]
             if later in have or candidate_of(observed, later):
                 wanted.append(later)
         if all(name in have for name in wanted):
             return PRECOMPILED, wanted
-    for patterns in (source.dkms, source.metapackages):
+    for patterns in (family.dkms_packages(flavour == OPEN), family.metapackages):
         wanted = names(patterns, branch, family, flavour)
-        if all(name in have for name in wanted):
+        if wanted and all(name in have for name in wanted):
             return DKMS, wanted
     return None
 
@@ -215,7 +231,9 @@ def available(
     found: List[Option] = []
     for branch in catalog.branches:
         for family in source.families:
-            if not candidate_of(observed, names([source.version_package], branch, family)[0]):
+            if not family.names(branch) or not family.branched:
+                continue
+            if not candidate_of(observed, names([family.version_package], branch, family)[0]):
                 continue
             for flavour in (OPEN, PROPRIETARY):
                 for install in (PRECOMPILED, DKMS):
@@ -237,14 +255,16 @@ def _available_by_catalog(
             for flavour in (OPEN, PROPRIETARY):
                 if flavour == OPEN and branch < catalog.open_first:
                     continue
+                if not family.kernel_modules:
+                    continue
                 wanted = [
-                    names([source.kernel_modules], branch, family, flavour, kernel)[0]
+                    names([family.kernel_modules], branch, family, flavour, kernel)[0]
                     for kernel in (running, upcoming)
                     if kernel
                 ]
-                wanted += names(source.precompiled, branch, family, flavour)
+                wanted += names(family.precompiled, branch, family, flavour)
                 if nvswitches:
-                    wanted += names([source.nvswitch], branch, family)
+                    wanted += _fabric_manager(branch, family)
                 found.append(
                     Option(branch, family, flavour, PRECOMPILED, packages=tuple((n, None) for n in wanted))
                 )
@@ -275,7 +295,9 @@ def _installable(
     pin: str,
 ) -> Optional[Option]:
     running, upcoming = kernels(observed)
-    patterns = source.precompiled if install == PRECOMPILED else source.dkms
+    patterns = family.precompiled if install == PRECOMPILED else family.dkms_packages(flavour == OPEN)
+    if not patterns:
+        return None
     userland = names(patterns, branch, family, flavour)
     version = _common_version(observed, userland, branch, pin)
     if not version or not running:
@@ -283,7 +305,8 @@ def _installable(
     modules: List[Tuple[str, Optional[str]]] = []
     notes: List[str] = []
     if install == PRECOMPILED:
-        here = names([source.kernel_modules], branch, family, flavour, running)[0]
+        assert family.kernel_modules is not None
+        here = names([family.kernel_modules], branch, family, flavour, running)[0]
         if not candidate_of(observed, here):
             return None
         # Precompiled modules follow the archive's newest driver: an older pin cannot be had with them.
@@ -291,7 +314,7 @@ def _installable(
             return None
         modules.append((here, candidate_of(observed, here)))
         if upcoming:
-            later = names([source.kernel_modules], branch, family, flavour, upcoming)[0]
+            later = names([family.kernel_modules], branch, family, flavour, upcoming)[0]
             if candidate_of(observed, later):
                 modules.append((later, candidate_of(observed, later)))
             else:
@@ -302,7 +325,7 @@ def _installable(
     else:
         usable = dig(observed, "host", "kernel", "headers") or []
         for kernel in [kernel for kernel in (running, upcoming) if kernel]:
-            headers = source.kernel_headers.format(kernel=kernel)
+            headers = family.kernel_headers[0].format(kernel=kernel)
             offered = candidate_of(observed, headers)
             if offered:
                 modules.append((headers, offered))
@@ -316,7 +339,7 @@ def _installable(
     fabric = True
     extra: List[Tuple[str, Optional[str]]] = []
     if dig(observed, "host", "nvswitches"):
-        manager = names([source.nvswitch], branch, family)[0]
+        manager = next(iter(_fabric_manager(branch, family)), "")
         same = [v for v in versions_of(observed, manager) if driver_version(v) == driver_version(version)]
         fabric = bool(same)
         if same:

@@ -17,7 +17,9 @@ def plan_driver(work: Draft) -> None:
     if work.conflicting("framework.workload_unknown") or not _check_gpus(work):
         work.conflicts += driver_conflicts.check_wishes(work.wishes, work.catalog)
         return
-    source = work.catalog.package_sources[work.wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
+    source = driver_options.source_of(work.observed, work.wishes, work.catalog)
+    if source is None:
+        return  # _node_is_possible has said so
     installed = driver_options.read_installed(work.observed, source, work.catalog)
     foreign = _foreign_driver(work, installed)
     resolution = resolver.resolve(
@@ -198,7 +200,9 @@ def _lack(work: Draft, option: Option, installed: Installed, source: PackageSour
     """None when the chosen driver is all there."""
     have = driver_options.installed_packages(work.observed)
     headers = [
-        source.kernel_headers.format(kernel=kernel) for kernel in work.see("host", "kernel", "headers") or []
+        pattern.format(kernel=kernel)
+        for kernel in work.see("host", "kernel", "headers") or []
+        for pattern in option.family.kernel_headers
     ]
     missing = [name for name, _ in option.packages if name not in have and name not in headers]
     absent = ["missing: %s" % listing(missing)] if missing else []
@@ -243,12 +247,12 @@ def _lost_files(work: Draft, option: Option, source: PackageSource) -> Tuple[Lis
         if not kernel or probe_failed(work, "driver.%s" % key):
             continue
         if option.install == requirements.PRECOMPILED:
-            patterns = [source.kernel_modules.replace("{kernel}", kernel)]
+            patterns = [(option.family.kernel_modules or "").replace("{kernel}", kernel)]
             owned = driver_options.names(patterns, option.branch, option.family, option.flavour)[0]
             if owned not in [name for name, _ in option.packages]:
                 continue  # no module for the next boot's kernel can be had
         else:
-            patterns = [source.dkms_module]
+            patterns = [option.family.dkms_module_package(option.flavour == requirements.OPEN) or ""]
             if key != "on_disk":
                 continue  # DKMS builds it when that kernel's headers come
         module = work.see("driver", key)
@@ -265,25 +269,28 @@ def _lost_files(work: Draft, option: Option, source: PackageSource) -> Tuple[Lis
         return evidence, packages
     for key, file in (("libcuda", "libcuda.so.1"), ("libnvidia_ml", "libnvidia-ml.so.1")):
         if not userspace.get(key):
-            lost("%s is not found" % file, [source.library_package])
+            lost("%s is not found" % file, [option.family.library_package])
     if not userspace.get("nvidia_smi"):
-        lost("nvidia-smi is not found", [source.version_package])
+        lost("nvidia-smi is not found", [option.family.version_package])
     found = userspace.get("version")
     if found and option.version and found != option.version:
-        lost("the libraries are of version %s, not %s" % (found, option.version), [source.library_package])
+        lost(
+            "the libraries are of version %s, not %s" % (found, option.version),
+            [option.family.library_package],
+        )
     return evidence, packages
 
 
 def _belongs(name: str, option: Option, source: PackageSource) -> bool:
     """Is this package part of the chosen driver, and of no other branch, family or flavour?"""
     other = requirements.PROPRIETARY if option.flavour == requirements.OPEN else requirements.OPEN
-    patterns = [pattern for pattern in source.closure if "{open}" in pattern]
+    patterns = [pattern for pattern in option.family.closure if "{open}" in pattern]
     if name in driver_options.names(patterns, option.branch, option.family, other):
         return False
     ours = r"-%d%s(-|$)" % (option.branch, re.escape(option.family.suffix))
     # Those for NVSwitches carry the branch alone.
     return bool(re.search(ours, name)) or name in driver_options.names(
-        source.closure, option.branch, option.family, option.flavour
+        option.family.closure, option.branch, option.family, option.flavour
     )
 
 
@@ -294,7 +301,7 @@ def _holds(work: Draft, option: Option, installed: Installed, source: PackageSou
     known = []
     if "driver.install" in work.actions:
         candidates = work.see("apt", "candidates") or {}
-        closure = driver_options.names(source.closure, option.branch, option.family, option.flavour)
+        closure = driver_options.names(option.family.closure, option.branch, option.family, option.flavour)
         known = [name for name in closure if name in candidates]
         # Ubuntu's precompiled modules bring the signed objects in a package of their own.
         known += [

@@ -15,9 +15,9 @@ IMAGE_HEADROOM = 1.25
 
 
 def choose_workloads(work: Draft) -> None:
-    known = list(work.catalog.frameworks)
+    known = work.catalog.workload_names()
     for name in work.wishes["gpuready_workloads"]:
-        framework = work.catalog.frameworks.get(name)
+        framework = work.catalog.framework(name)
         if framework is None:
             near = nearest(name, known)
             work.refuse(
@@ -41,6 +41,12 @@ def _describe_workloads(work: Draft) -> None:
     }
     mirror = work.wishes["framework_image_registry_mirror"]
     for framework in work.workloads:
+        if framework.image is None:
+            work.note(
+                "%s has no image of its own: it counts for the driver, and is neither fetched nor verified"
+                % framework.name
+            )
+            continue
         work.workload_rows.append(
             {
                 "name": framework.name,

@@ -87,27 +87,30 @@ def _host_line(work: Draft) -> Dict[str, Any]:
 
 def _node_is_possible(work: Draft) -> bool:
     """Is this a node that gpuready can work on at all? Says why not."""
-    source = work.catalog.package_sources[work.wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
+    wish = work.wishes["nvidia_driver_source"]
     os_id, release, arch = (work.see("host", "os", key) for key in ("id", "version_id", "arch"))
+    source = work.catalog.package_source(wish, os_id, release)
+    covering = work.catalog.sources_named(wish)
     name = work.see("host", "os", "pretty_name") or "%s %s" % (os_id, release)
     possible = True
-    if os_id != source.os or release not in source.releases:
+    if source is None:
         work.refuse(
             "host.os_unsupported",
             "host",
             "gpuready",
-            "%s runs %s, which nvidia_driver_source %r does not cover" % (work.host, name, source.name),
-            ["covered: %s %s" % (source.os, ", ".join(source.releases))],
+            "%s runs %s, which nvidia_driver_source %r does not cover" % (work.host, name, wish),
+            ["covered: %s %s" % (row.os, ", ".join(row.releases)) for row in covering],
             ["install a covered release on the node", "take the node out of the inventory"],
         )
         possible = False
-    if arch not in source.architectures:
+    architectures = sorted({name for row in ([source] if source else covering) for name in row.architectures})
+    if arch not in architectures:
         work.refuse(
             "host.arch_unsupported",
             "host",
             "gpuready",
             "%s has the architecture %s, which gpuready does not support" % (work.host, arch),
-            ["supported: %s" % ", ".join(source.architectures)],
+            ["supported: %s" % ", ".join(architectures)],
             ["take the node out of the inventory"],
         )
         possible = False

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
 from .driver_conflicts import check_wishes, contradictions, not_installable
-from .driver_options import Option, available, has_lists, read_installed, suitable
+from .driver_options import Option, available, has_lists, read_installed, source_of, suitable
 from .requirements import (
     DKMS,
     OPEN,
@@ -104,7 +104,8 @@ def resolve(
     gpus: Sequence[Mapping[str, Any]],
 ) -> Resolution:
     """Choose the driver for one node."""
-    source = catalog.package_sources[wishes["nvidia_driver_source"].replace("auto", "ubuntu")]
+    source = source_of(observed, wishes, catalog)
+    assert source is not None, "the planner has refused what no source covers"
     requirements = collect(
         gpus,
         workloads,

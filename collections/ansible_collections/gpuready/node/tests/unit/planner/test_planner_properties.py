@@ -144,7 +144,7 @@ def test_chosen_driver_satisfies_every_requirement(node: Node, wished: dict[str,
     )
     option = Option(
         int(driver["branch"]),
-        CATALOG.package_sources["ubuntu"].families[0],
+        CATALOG.sources_named("ubuntu")[0].families[0],
         driver["flavour"],
         driver["install"],
         driver["version"],
@@ -259,7 +259,7 @@ def test_min_required_grows_with_the_users_minimum(node: Node, wished: dict[str,
 @relaxed
 @given(st.lists(st.sampled_from(sorted(VERSIONS)), min_size=1, unique=True), st.randoms())
 def test_preference_does_not_depend_on_order(branches: list[int], random: Any) -> None:
-    source = CATALOG.package_sources["ubuntu"]
+    source = CATALOG.sources_named("ubuntu")[0]
     options = [
         Option(branch, family, flavour, install)
         for branch in branches
