@@ -26,6 +26,12 @@ class Option:
     fabric: bool = True
     installed: bool = False
     notes: Tuple[str, ...] = ()
+    source: Optional[PackageSource] = None
+    origin: Optional[str] = None  # the Origin of the archive that all the packages come from
+    kernel: Optional[str] = None  # the kernel that gets the module: the running one, else the next boot's
+    reboot: bool = False  # the module is not for the running kernel: a reboot must follow
+    without_next_boot: Optional[str] = None  # the next boot's kernel, if no module can be had for it
+    exact: bool = False  # not apt's candidate: `packages` is the whole set, downgrades must be allowed
 
     def satisfies(self, requirement: Requirement) -> bool:
         kind, value = requirement.kind, requirement.value
@@ -76,6 +82,8 @@ class Installed:
     version: Optional[str] = None
     package_version: Optional[str] = None
     option: Optional[Option] = None  # the whole set is there
+    source: Optional[PackageSource] = None
+    origin: Optional[str] = None
 
 
 def names(

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
 from .driver_conflicts import check_wishes, contradictions, not_installable
-from .driver_options import Option, available, has_lists, read_installed, source_of, suitable
+from .driver_options import Installed, Option, available, has_lists, read_installed, source_of, suitable
 from .requirements import (
     DKMS,
     OPEN,
@@ -50,6 +50,8 @@ class Resolution:
     conflicts: List[Dict[str, Any]]
     notes: List[str]
     keeps_installed: bool = False
+    installed: Optional[Installed] = None
+    explicit: bool = False  # a branch, version, flavour or source was asked for: that is consent to a change
 
 
 def _support_rank(branch: int, catalog: Catalog, today: str) -> int:
