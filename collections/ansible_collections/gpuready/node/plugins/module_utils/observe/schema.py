@@ -50,6 +50,28 @@ Shape = Union[str, Dict[str, Any], Null, Each, Table, OneOf]
 STRINGS = Each(STRING)
 PACKAGE = {"name": STRING, "version": Null(STRING), "held": BOOLEAN, "status": STRING}
 FLAVOUR = Null(OneOf("open", "proprietary"))
+UNIT_STATE = {"installed": Null(BOOLEAN), "enabled": Null(BOOLEAN), "active": Null(BOOLEAN)}
+DRIVER_STATE = Null(
+    {
+        "version": Null(STRING),
+        "branch": Null(STRING),
+        "flavour": FLAVOUR,
+        "source": Null(STRING),
+        "packages": Each({"name": STRING, "version": Null(STRING)}),
+    }
+)
+VERSION_AT = {"version": Null(STRING), "package_version": Null(STRING), "at": Null(STRING)}
+# Contract 7: what the role nvidia_driver remembers on the node.
+RECORD = {
+    "packages": STRINGS,
+    "requested": STRINGS,
+    "held": STRINGS,
+    "files": STRINGS,
+    "original": DRIVER_STATE,
+    "previous": DRIVER_STATE,
+    "unverified": Null(VERSION_AT),
+    "rejected": Each(dict(VERSION_AT, why=Null(STRING))),
+}
 ON_DISK = Null(
     {"version": Null(STRING), "flavour": FLAVOUR, "kernel": STRING, "path": STRING, "signed": BOOLEAN}
 )
@@ -76,6 +98,7 @@ GPU_STACK: Dict[str, Any] = {
         "boot_id": Null(STRING),
         "uptime_seconds": Null(NUMBER),
         "secure_boot": Null(BOOLEAN),
+        "mok": {"key": Null(STRING), "enrolled": Null(BOOLEAN)},
         "gpus": Null(
             Each(
                 {
@@ -93,11 +116,24 @@ GPU_STACK: Dict[str, Any] = {
         ),
         "nvswitches": Null(Each({"pci": STRING, "vendor_id": STRING, "device_id": Null(STRING)})),
         "nouveau": {"loaded": Null(BOOLEAN), "blacklisted": Null(BOOLEAN), "files": Null(STRINGS)},
-        "initramfs": {"present": Null(BOOLEAN), "tool": Null(STRING)},
+        "initramfs": {"present": Null(BOOLEAN), "tool": Null(STRING), "stale": Null(BOOLEAN)},
     },
     "driver": {
         "packages": Null(Each(PACKAGE)),
-        "loaded": Null({"version": Null(STRING), "flavour": FLAVOUR, "modules": STRINGS}),
+        "loaded": Null(
+            {"version": Null(STRING), "flavour": FLAVOUR, "modules": STRINGS, "users": Null(INTEGER)}
+        ),
+        "processes": Null(
+            Each(
+                {
+                    "pid": INTEGER,
+                    "name": Null(STRING),
+                    "files": STRINGS,
+                    "service": Null(OneOf("nvidia-persistenced", "nvidia-fabricmanager")),
+                    "container": Null(STRING),
+                }
+            )
+        ),
         "on_disk": ON_DISK,
         "on_disk_next_boot": ON_DISK,
         "userspace": {
@@ -129,7 +165,9 @@ GPU_STACK: Dict[str, Any] = {
             "error": Null(STRING),
         },
         "device_nodes": Null(STRINGS),
-        "persistenced": {"installed": Null(BOOLEAN), "enabled": Null(BOOLEAN), "active": Null(BOOLEAN)},
+        "persistenced": UNIT_STATE,
+        "fabricmanager": dict(UNIT_STATE, version=Null(STRING)),
+        "record": Null(RECORD),
         "dkms": Null(Each({"module": STRING, "version": STRING, "kernel": Null(STRING), "status": STRING})),
     },
     "container_runtime": {
@@ -189,6 +227,7 @@ GPU_STACK: Dict[str, Any] = {
             "version": Null(STRING),
             "hook_on_dockerd_path": Null(BOOLEAN),
             "hook_newer_than_dockerd": Null(BOOLEAN),
+            "cdi_refresh": {"installed": Null(BOOLEAN), "failed": Null(BOOLEAN)},
         },
         "cdi": {
             "specs": Null(
@@ -241,7 +280,15 @@ GPU_STACK: Dict[str, Any] = {
             )
         ),
         "candidates": Null(
-            Table({"candidate": Null(STRING), "installed": Null(STRING), "versions": STRINGS})
+            Table(
+                {
+                    "candidate": Null(STRING),
+                    "installed": Null(STRING),
+                    "versions": STRINGS,
+                    "origins": Table(STRINGS),
+                    "kernel": Null(STRING),
+                }
+            )
         ),
         "holds": Null(STRINGS),
         "unattended_upgrades": Null(
@@ -252,6 +299,7 @@ GPU_STACK: Dict[str, Any] = {
                 "guard_file": BOOLEAN,
             }
         ),
+        "driver_pin": Null(STRING),
         "dpkg_interrupted": Null(BOOLEAN),
         "lock_held": Null(BOOLEAN),
     },

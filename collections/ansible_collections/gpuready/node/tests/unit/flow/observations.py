@@ -31,9 +31,15 @@ def _packages(names, version):
     return [{"name": name, "version": version, "held": True, "status": "installed"} for name in names]
 
 
-def _candidates(names, version, installed=False):
+def _candidates(names, version, installed=False, origin="Ubuntu"):
     return {
-        name: {"candidate": version, "installed": version if installed else None, "versions": [version]}
+        name: {
+            "candidate": version,
+            "installed": version if installed else None,
+            "versions": [version],
+            "origins": {version: [origin]},
+            "kernel": None,
+        }
         for name in names
     }
 
@@ -61,6 +67,7 @@ def bare() -> dict:
             "boot_id": "b1",
             "uptime_seconds": 800.0,
             "secure_boot": False,
+            "mok": {"key": None, "enrolled": None},
             "gpus": [
                 {
                     "pci": "0000:3b:00.0",
@@ -76,11 +83,12 @@ def bare() -> dict:
             ],
             "nvswitches": [],
             "nouveau": {"loaded": False, "blacklisted": False, "files": []},
-            "initramfs": {"present": True, "tool": "/usr/sbin/update-initramfs"},
+            "initramfs": {"present": True, "tool": "/usr/sbin/update-initramfs", "stale": False},
         },
         "driver": {
             "packages": [],
             "loaded": None,
+            "processes": [],
             "on_disk": None,
             "on_disk_next_boot": None,
             "userspace": {"version": None, "libcuda": None, "libnvidia_ml": None, "nvidia_smi": None},
@@ -93,6 +101,8 @@ def bare() -> dict:
             },
             "device_nodes": [],
             "persistenced": {"installed": False, "enabled": False, "active": False},
+            "fabricmanager": {"installed": False, "version": None, "enabled": False, "active": False},
+            "record": None,
             "dkms": None,
         },
         "container_runtime": {
@@ -136,6 +146,7 @@ def bare() -> dict:
                 "version": None,
                 "hook_on_dockerd_path": None,
                 "hook_newer_than_dockerd": None,
+                "cdi_refresh": {"installed": False, "failed": None},
             },
             "cdi": {"specs": []},
             "gpu_containers": [],
@@ -168,6 +179,7 @@ def bare() -> dict:
                 "blacklist": [],
                 "guard_file": False,
             },
+            "driver_pin": None,
             "dpkg_interrupted": False,
             "lock_held": False,
         },
@@ -209,7 +221,7 @@ def converged() -> dict:
     module = {"version": UPSTREAM, "flavour": "open"}
     seen["driver"].update(
         packages=_packages(DRIVER_PACKAGES, DRIVER),
-        loaded={**module, "modules": ["nvidia", "nvidia_modeset", "nvidia_drm", "nvidia_uvm"]},
+        loaded={**module, "modules": ["nvidia", "nvidia_modeset", "nvidia_drm", "nvidia_uvm"], "users": 0},
         on_disk={**module, "kernel": KERNEL, "path": f"/lib/modules/{KERNEL}/nvidia.ko", "signed": True},
         userspace={
             "version": UPSTREAM,
@@ -281,6 +293,7 @@ def converged() -> dict:
             "version": "1.17.8",
             "hook_on_dockerd_path": True,
             "hook_newer_than_dockerd": False,
+            "cdi_refresh": {"installed": False, "failed": None},
         },
     )
     seen["framework"]["images"] = [

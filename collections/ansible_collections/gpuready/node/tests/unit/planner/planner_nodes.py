@@ -21,8 +21,17 @@ LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 Node = dict[str, Any]
 
 
-def offer(*versions: str, installed: str | None = None) -> Node:
-    return {"candidate": versions[0], "installed": installed, "versions": list(versions)}
+def offer(
+    *versions: str, installed: str | None = None, origin: str = "Ubuntu", kernel: str | None = None
+) -> Node:
+    """One package as apt offers it; `kernel`: of a kernel metapackage."""
+    return {
+        "candidate": versions[0],
+        "installed": installed,
+        "versions": list(versions),
+        "origins": {version: [origin] for version in versions},
+        "kernel": kernel,
+    }
 
 
 def driver_packages(
@@ -106,14 +115,16 @@ def bare(
             "boot_id": "0a1b2c3d-0000-4000-8000-000000000001",
             "uptime_seconds": 812.4,
             "secure_boot": False,
+            "mok": {"key": None, "enrolled": None},
             "gpus": [gpu(device, f"0000:{0x3B + n:02x}:00.0") for n, device in enumerate(gpus)],
             "nvswitches": [],
             "nouveau": {"loaded": False, "blacklisted": False, "files": []},
-            "initramfs": {"present": True, "tool": "/usr/sbin/update-initramfs"},
+            "initramfs": {"present": True, "tool": "/usr/sbin/update-initramfs", "stale": False},
         },
         "driver": {
             "packages": [],
             "loaded": None,
+            "processes": [],
             "on_disk": None,
             "on_disk_next_boot": None,
             "userspace": {"version": None, "libcuda": None, "libnvidia_ml": None, "nvidia_smi": None},
@@ -121,6 +132,8 @@ def bare(
             "nvml": {"source": None, "driver_version": None, "cuda_version": None, "error": None},
             "device_nodes": [],
             "persistenced": {"installed": False, "enabled": False, "active": False},
+            "fabricmanager": {"installed": False, "version": None, "enabled": False, "active": False},
+            "record": None,
             "dkms": None,
         },
         "container_runtime": {
@@ -152,6 +165,7 @@ def bare(
                 "version": None,
                 "hook_on_dockerd_path": None,
                 "hook_newer_than_dockerd": None,
+                "cdi_refresh": {"installed": False, "failed": None},
             },
             "cdi": {"specs": []},
             "gpu_containers": [],
@@ -184,6 +198,7 @@ def bare(
                 "blacklist": [],
                 "guard_file": False,
             },
+            "driver_pin": None,
             "dpkg_interrupted": False,
             "lock_held": False,
         },
@@ -378,6 +393,7 @@ def apply(node: Node, plan: Node) -> Node:
             "version": on_disk["version"],
             "flavour": on_disk["flavour"],
             "modules": ["nvidia", "nvidia_uvm"],
+            "users": 0,
         }
         numbered = [f"/dev/nvidia{n}" for n in range(len(node["host"]["gpus"]))]
         node["driver"]["device_nodes"] = [*numbered, "/dev/nvidiactl", "/dev/nvidia-uvm"]
