@@ -29,9 +29,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from labkit import LAB_INVENTORY, ROOT, Node, inventory_file
+from kit import LAB, ROOT
+from kit.nodes import Node
+from kit.runs import inventory_file
 
 MODELS = (("a100", "ubuntu-22.04"), ("t4", "ubuntu-24.04"))
 IMAGE_TASK = "framework_image : Begin to fetch the images"
@@ -138,7 +140,7 @@ def measure(what: str, playbook: str, nodes: list[Node], folder: Path, *argument
             playbook,
             *(
                 "-i",
-                str(LAB_INVENTORY),
+                str(LAB),
                 "-i",
                 str(inventory),
                 "--limit",

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit import LAB_INVENTORY, Node, Run, inventory_file, labctl, play
+from kit.nodes import Node, labctl
+from kit.runs import Player, Run, player
 
 #: The lab's own nodes; others (made with labctl node-up) for people who want to leave those alone.
 SITE_NODES = os.environ.get("GPUREADY_E2E_NODES", "gpulab-a100,gpulab-t4").split(",")
-
-Player = Callable[..., Run]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,13 +32,7 @@ def site_nodes() -> list[Node]:
 @pytest.fixture
 def site(site_nodes: list[Node], tmp_path: Path) -> Player:
     """Play a playbook on the site's nodes."""
-    inventory = inventory_file(tmp_path / "site.json", site_nodes)
-
-    def run(playbook: str, **changes: Any) -> Run:
-        arguments = {"limit": [node.name for node in site_nodes], **changes}
-        return play(playbook, tmp_path, inventories=(LAB_INVENTORY, inventory), **arguments)
-
-    return run
+    return player(tmp_path, site_nodes)
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +44,16 @@ def bare_node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def refused(bare_node: Node, tmp_path: Path) -> Player:
+def refused(bare_node: Node, tmp_path: Path) -> Callable[..., Run]:
     """Play on the bare node; the run must fail and leave the node as it was."""
 
     def run(playbook: str = "site.yml", *, node: Node = bare_node, says: str = "", **changes: Any) -> Run:
         before = node.fingerprint()
-        inventory = inventory_file(tmp_path / "one.json", [node])
-        result = play(
-            playbook, tmp_path, inventories=(LAB_INVENTORY, inventory), limit=[node.name], **changes
-        )
-        assert result.rc != 0, result.text
+        result = player(tmp_path, [node])(playbook, **changes)
+        assert result.rc != 0, result.output
         error = result.node(node.name)["error"]
-        assert says in error, f"{error}\n---\n{result.text}"
-        assert node.fingerprint() == before
+        assert says in error, f"{error}\n---\n{result.output}"
+        assert before.differences(node.fingerprint()) == []
         return result
 
     return run

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labkit import LAB_INVENTORY, Node, inventory_file, play
+from kit.nodes import Node
+from kit.runs import Run, player
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +20,8 @@ def node() -> Iterator[Node]:
     made.down()
 
 
-def run(node: Node, folder: Path, **variables: object):
-    inventory = inventory_file(folder / "one.json", [node])
-    return play(
-        "site.yml",
-        folder,
-        inventories=(LAB_INVENTORY, inventory),
-        limit=[node.name],
-        variables=dict(variables),
-    )
+def run(node: Node, folder: Path, **variables: object) -> Run:
+    return player(folder, [node])("site.yml", variables=variables)
 
 
 def test_reboot_that_is_not_allowed_is_said_and_not_done(node, tmp_path):
@@ -43,11 +37,11 @@ def test_reboot_that_is_not_allowed_is_said_and_not_done(node, tmp_path):
 def test_reboot_happens_once_and_the_node_is_verified(node, tmp_path):
     before = node.boot_id()
     result = run(node, tmp_path)
-    assert result.rc == 0, result.text
+    assert result.rc == 0, result.output
     assert result.node(node.name)["status"] == "verified"
     assert node.boot_id() != before
     after = node.boot_id()
     again = run(node, tmp_path)
-    assert again.rc == 0, again.text
+    assert again.rc == 0, again.output
     assert again.changed(node.name) == 0
     assert node.boot_id() == after

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from labkit import LAB_INVENTORY, Node, inventory_file, play
+from kit import LAB
+from kit.nodes import Node
+from kit.runs import inventory_file, play
 
 MIRROR_KEY = "A" * 40
 
@@ -84,14 +86,14 @@ def test_node_without_gpu_is_refused(refused):
 def test_inventory_typo_is_an_error(bare_node, tmp_path: Path):
     run = play("site.yml", tmp_path, inventories=("labb",))
     assert run.rc != 0
-    assert "labb" in run.text
+    assert "labb" in run.output
 
 
 def test_misspelt_variable_in_a_file_is_shown_where_it_stands(bare_node, tmp_path: Path):
     inventory = inventory_file(tmp_path / "one.json", [bare_node])
     (tmp_path / "host_vars").mkdir()
     (tmp_path / "host_vars" / f"{bare_node.name}.yml").write_text("---\nnvidia_driver_versoin: '580'\n")
-    run = play("site.yml", tmp_path, inventories=(LAB_INVENTORY, inventory), limit=[bare_node.name])
+    run = play("site.yml", tmp_path, inventories=(LAB, inventory), limit=[bare_node.name])
     assert run.rc != 0
-    assert "did you mean nvidia_driver_version?" in run.text
-    assert f"host_vars/{bare_node.name}.yml:2" in run.text
+    assert "did you mean nvidia_driver_version?" in run.output
+    assert f"host_vars/{bare_node.name}.yml:2" in run.output

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fixtures import host
+from kit.fixtures import host
 
 __all__ = ["host"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nodes import daemon_json, docker_info
+from kit.questions import daemon_json, docker_info
 
 pytestmark = pytest.mark.docker_engine
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nodes import gpus_on_the_bus
+from kit.questions import gpus_on_the_bus
 
 pytestmark = pytest.mark.host_prepare
 

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nodes import TOOLKIT_PACKAGES, daemon_json, docker_info, dockerd_path, held_packages, installed_packages
+from kit.questions import (
+    TOOLKIT_PACKAGES,
+    daemon_json,
+    docker_info,
+    dockerd_path,
+    held_packages,
+    installed_packages,
+)
 
 pytestmark = pytest.mark.nvidia_container_toolkit
 

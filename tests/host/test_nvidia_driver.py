@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nodes import driver_packages, gpus_on_the_bus, held_packages, installed_packages
+from kit.questions import driver_packages, gpus_on_the_bus, held_packages, installed_packages
 
 pytestmark = pytest.mark.nvidia_driver
 VERSION = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")

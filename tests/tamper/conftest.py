@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from kit import LAB, ROOT
+from kit.nodes import Node
+from kit.runs import Player, player
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "molecule" / "shared"))
+sys.path.insert(0, str(ROOT / "molecule" / "shared"))
 
-from labnodes import LAB, Node, labctl, reach, running_nodes, write_inventory
-from runner import playbook
 from small_image import MIRROR, publish
 
 KEPT = "gpulab-tamper"
@@ -35,29 +33,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node of its own, converged by `provision.yml`."""
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node of its own."""
     keep = request.config.getoption("--keep-node")
     # Two runs at once must not damage the same node.
     name = KEPT if keep else f"{KEPT}-{os.getpid()}"
-    connection = running_nodes().get(name) if keep else None
-    if connection is None:
-        connection = json.loads(labctl("node-up", name, "--gpus=a100", "--os=ubuntu-22.04", "--json"))
-    publish()
-    try:
-        directory = tmp_path_factory.mktemp("inventory")
-        write_inventory(directory, connection, WISHES)
-        converged = playbook("playbooks/provision.yml", directory)
-        assert converged.code == 0, converged.output
-        yield reach(connection, directory)
-    finally:
-        if not keep:
-            labctl("node-down", name)
+    made = (Node.all().get(name) if keep else None) or Node.up(name)
+    yield made
+    if not keep:
+        made.down()
 
 
 @pytest.fixture(scope="session")
-def standing() -> dict[str, Node]:
-    """The lab's standing nodes, those that `-i lab` names, by name; converged first where they are not."""
-    run = playbook("playbooks/provision.yml", LAB)
-    assert run.code == 0, run.output
-    return {name: reach(running_nodes()[name], LAB) for name in run.recap}
+def provision(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Player:
+    """Play on that node, which is converged by `provision.yml` first."""
+    publish()
+    runs = player(tmp_path_factory.mktemp("runs"), [node], {node.name: WISHES})
+    converged = runs("playbooks/provision.yml")
+    assert converged.rc == 0, converged.output
+    return runs
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Player:
+    """Play on the lab's standing nodes, those that `-i lab` names; converged first where they are not."""
+    runs = Player(tmp_path_factory.mktemp("runs"), (LAB,))
+    run = runs("playbooks/provision.yml")
+    assert run.rc == 0, run.output
+    return runs

@@ -7,42 +7,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from labnodes import LAB, ROOT, Node, labctl
-from runner import action_ids, plan, playbook
+from kit.nodes import Node
+from kit.runs import Player, Run, action_ids
 
 pytestmark = pytest.mark.lab
 
 
-def verdicts() -> dict[str, dict[str, Any]]:
-    """The last run's artefact of each node."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in (ROOT / "artifacts" / "latest").glob("*.json")
-        if path.stem != "fleet"
-    }
+@pytest.fixture(scope="module")
+def nodes(standing: Player) -> list[Node]:
+    """The standing nodes, sorted by name."""
+    hosts = standing("playbooks/plan.yml").fleet["nodes"]
+    return [Node.existing(name) for name in sorted(hosts)]
 
 
 @pytest.fixture(scope="module")
-def pair(standing: dict[str, Node]) -> tuple[Node, Node]:
+def pair(nodes: list[Node]) -> tuple[Node, Node]:
     """The node to break, and the one to watch."""
-    first, second = sorted(standing.values(), key=lambda node: node.name)[:2]
+    first, second = nodes[:2]
     return first, second
 
 
 @pytest.fixture
 def gpu_off(pair: tuple[Node, Node]) -> Iterator[None]:
     """Switch the first node's GPU off the bus, and on again."""
-    labctl("fault", pair[0].name, "gpu_off_bus=true")
+    pair[0].fault("gpu_off_bus=true")
     yield
-    labctl("fault", pair[0].name, "gpu_off_bus=false")
+    pair[0].fault("gpu_off_bus=false")
 
 
-def findings_of(name: str) -> str:
+def findings_of(run: Run, name: str) -> str:
     """All that the verification of a node has to say, as text."""
-    verdict = verdicts()[name]
+    verdict = run.node(name)
     assert verdict["status"] in ("failed", "conflict")
     (verification,) = verdict["verification"]
     assert verification["ok"] is False
@@ -51,36 +48,39 @@ def findings_of(name: str) -> str:
     return json.dumps(verification["findings"])
 
 
-def test_switched_off_gpu_fails_that_node_only(pair: tuple[Node, Node], gpu_off: None) -> None:
+def test_switched_off_gpu_fails_that_node_only(
+    standing: Player, pair: tuple[Node, Node], gpu_off: None
+) -> None:
     broken, sound = pair
-    run = playbook("playbooks/verify.yml", LAB)
-    assert run.code != 0, run.output
-    assert run.recap[broken.name]["failed"] == 1
-    assert run.recap[sound.name]["failed"] == 0
-    assert verdicts()[sound.name]["status"] == "verified"
-    findings = findings_of(broken.name).lower()
+    run = standing("playbooks/verify.yml")
+    assert run.rc != 0, run.output
+    assert run.count("failures", broken.name) == 1
+    assert not run.failed(sound.name)
+    assert run.node(sound.name)["status"] == "verified"
+    findings = findings_of(run, broken.name).lower()
     assert "pci" in findings or "bus" in findings or "driver" in findings, findings
 
 
-def test_removed_toolkit_is_found_and_repaired(pair: tuple[Node, Node]) -> None:
+def test_removed_toolkit_is_found_and_repaired(standing: Player, pair: tuple[Node, Node]) -> None:
     broken, sound = pair
-    broken.run("dpkg --remove --force-depends nvidia-container-toolkit && systemctl restart docker")
-    run = playbook("playbooks/verify.yml", LAB)
-    assert run.code != 0, run.output
-    assert run.recap[sound.name]["failed"] == 0
-    assert "toolkit" in findings_of(broken.name).lower()
-    assert "toolkit.install" in action_ids(plan(LAB, broken.name))
-    repaired = playbook("site.yml", LAB)
-    assert repaired.code == 0, repaired.output
-    assert repaired.recap[sound.name]["changed"] == 0, repaired.output
-    assert {verdict["status"] for verdict in verdicts().values()} == {"verified"}
+    broken.sh("dpkg --remove --force-depends nvidia-container-toolkit && systemctl restart docker")
+    run = standing("playbooks/verify.yml")
+    assert run.rc != 0, run.output
+    assert not run.failed(sound.name)
+    assert "toolkit" in findings_of(run, broken.name).lower()
+    assert "toolkit.install" in action_ids(standing.plan(broken.name))
+    repaired = standing("site.yml")
+    assert repaired.rc == 0, repaired.output
+    assert repaired.changed(sound.name) == 0, repaired.output
+    assert {repaired.node(name)["status"] for name in repaired.fleet["nodes"]} == {"verified"}
 
 
 @pytest.fixture
-def cdi_node(standing: dict[str, Node]) -> Node:
+def cdi_node(standing: Player, nodes: list[Node]) -> Node:
     """The standing node whose Docker knows CDI, so that gpuready manages its specification."""
-    for node in standing.values():
-        if plan(LAB, node.name)["plan"]["container_runtime"]["toolkit"]["cdi"]["enabled"]:
+    run = standing("playbooks/plan.yml")
+    for node in nodes:
+        if run.plan(node.name)["container_runtime"]["toolkit"]["cdi"]["enabled"]:
             return node
     pytest.fail("no standing node has a Docker that knows CDI")
 
@@ -99,20 +99,20 @@ NO_OTHER_SPECIFICATION = "rm -f /var/run/cdi/nvidia.yaml"
         ),
     ],
 )
-def test_cdi_specification_is_renewed(cdi_node: Node, damage: str) -> None:
-    cdi_node.run(f"{NO_OTHER_SPECIFICATION}; {damage}")
-    assert action_ids(plan(LAB, cdi_node.name)) == ["toolkit.cdi"]
-    repaired = playbook("playbooks/provision.yml", LAB, limit=cdi_node.name)
-    assert repaired.code == 0, repaired.output
-    assert action_ids(plan(LAB, cdi_node.name)) == []
+def test_cdi_specification_is_renewed(standing: Player, cdi_node: Node, damage: str) -> None:
+    cdi_node.sh(f"{NO_OTHER_SPECIFICATION}; {damage}")
+    assert action_ids(standing.plan(cdi_node.name)) == ["toolkit.cdi"]
+    repaired = standing("playbooks/provision.yml", limit=[cdi_node.name])
+    assert repaired.rc == 0, repaired.output
+    assert action_ids(standing.plan(cdi_node.name)) == []
 
 
-def test_container_gets_its_gpu_by_cdi(cdi_node: Node) -> None:
+def test_container_gets_its_gpu_by_cdi(standing: Player, cdi_node: Node) -> None:
     """By the specification that was just renewed: dockerd must have noticed."""
-    cdi_node.run(NO_OTHER_SPECIFICATION)
-    run = playbook("playbooks/verify.yml", LAB, limit=cdi_node.name, variables={"gpu_verify_launch": "cdi"})
-    assert run.code == 0, run.output
-    (verification,) = verdicts()[cdi_node.name]["verification"]
+    cdi_node.sh(NO_OTHER_SPECIFICATION)
+    run = standing("playbooks/verify.yml", limit=[cdi_node.name], variables={"gpu_verify_launch": "cdi"})
+    assert run.rc == 0, run.output
+    (verification,) = run.node(cdi_node.name)["verification"]
     assert verification["ok"] is True
     assert verification["launch"]["way"] == "cdi"
     assert "nvidia.com/gpu=all" in verification["launch"]["arguments"]

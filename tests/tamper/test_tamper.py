@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fingerprint import differences, fingerprint
-from labnodes import Node
-from nodes import daemon_json
-from runner import action_ids, conflict_ids, plan, playbook
+from kit.fingerprint import Fingerprint
+from kit.nodes import Node
+from kit.questions import daemon_json
+from kit.runs import Player, action_ids, conflict_ids
 
 pytestmark = pytest.mark.lab
 
@@ -208,73 +208,79 @@ class State:
     """What the rows hand on: the sound node's fingerprint and daemon.json, and what was planned last."""
 
     def __init__(self) -> None:
-        self.sound: dict[str, str] = {}
+        self.sound: Fingerprint
+        self.boot_id = ""
         self.daemon_json: dict[str, Any] = {}
         self.planned: set[str] = set()
 
 
 @pytest.fixture(scope="module")
-def state(node: Node) -> State:
+def state(node: Node, provision: Player) -> State:
     """Begins with a converged node."""
     known = State()
-    assert action_ids(plan(node.inventory, node.name)) == []
-    known.sound = fingerprint(node.shell)
-    known.daemon_json = daemon_json(node.shell)
+    assert action_ids(provision.plan()) == []
+    known.sound = lasting(node)
+    known.boot_id = node.boot_id()
+    known.daemon_json = daemon_json(node.host)
     return known
 
 
-def lasting(found: dict[str, str]) -> dict[str, str]:
-    """The fingerprint without what a repair may change.
+def lasting(node: Node) -> Fingerprint:
+    """What a repair must bring back; not gpuready's backups, nor its record of what it has installed.
 
-    Process ids, dates of files made anew, gpuready's backups, and the bytes of daemon.json, which is compared
-    by meaning.
+    The bytes of daemon.json are left out as well: it is compared by meaning. And a package's own file that
+    somebody has deleted, here the driver's modprobe.d file, is not brought back as long as nothing needs it.
     """
-    passing = ("running", "initramfs", "package lists")
-    kept = {key: text.splitlines() for key, text in found.items() if key not in passing}
-    kept["configuration"] = [
-        line for line in kept["configuration"] if "~" not in line and not line.endswith(DAEMON_JSON)
-    ]
-    return {key: "\n".join(lines) for key, lines in kept.items()}
+    kept = node.fingerprint().lasting(but=["records", "initramfs"])
+    kept = kept.without("modprobe", lambda line: "/lib/modprobe.d" in line)
+    for section in ("apt", "docker"):
+        kept = kept.without(section, lambda line: "~" in line or line.endswith(DAEMON_JSON))
+    return kept
 
 
 @pytest.mark.parametrize("step", tuple(steps()), ids=lambda step: step.name)
-def test_plan_sees_the_damage_and_a_run_repairs_it(node: Node, state: State, step: Step) -> None:
+def test_plan_sees_the_damage_and_a_run_repairs_it(
+    node: Node, provision: Player, state: State, step: Step
+) -> None:
     if step.damage:
-        node.run(step.damage.command)
-        result = plan(node.inventory, node.name)
-        found = set(action_ids(result))
+        node.sh(step.damage.command)
+        plan = provision.plan()
+        found = set(action_ids(plan))
         new = found - state.planned
         vanished = state.planned - found
         state.planned = found
-        assert conflict_ids(result) == []
-        assert step.damage.shows <= new, result["text"]
-        assert new - step.damage.shows <= step.damage.may, result["text"]
-        assert vanished == set(), result["text"]
+        assert conflict_ids(plan) == []
+        assert step.damage.shows <= new, plan["actions"]
+        assert new - step.damage.shows <= step.damage.may, plan["actions"]
+        assert vanished == set(), plan["actions"]
         return
     state.planned = set()
-    run = playbook("playbooks/provision.yml", node.inventory)
-    assert run.code == 0, run.output
-    assert action_ids(plan(node.inventory, node.name)) == []
-    assert differences(lasting(state.sound), lasting(fingerprint(node.shell))) == []
-    assert daemon_json(node.shell) == state.daemon_json
+    run = provision("playbooks/provision.yml")
+    assert run.rc == 0, run.output
+    assert action_ids(provision.plan()) == []
+    assert state.sound.differences(lasting(node)) == []
+    assert daemon_json(node.host) == state.daemon_json
+    assert node.boot_id() == state.boot_id, "no damage here needs a reboot"
 
 
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN.keys())
-def test_broken_daemon_json_is_a_conflict_and_stays(node: Node, state: State, text: str) -> None:
+def test_broken_daemon_json_is_a_conflict_and_stays(
+    node: Node, provision: Player, state: State, text: str
+) -> None:
     """What a person wrote and gpuready cannot understand is not gpuready's to overwrite."""
-    node.run(f"cp -a {DAEMON_JSON} /root/daemon.json.kept && printf '%s' '{text}' > {DAEMON_JSON}")
+    node.sh(f"cp -a {DAEMON_JSON} /root/daemon.json.kept && printf '%s' '{text}' > {DAEMON_JSON}")
     try:
-        before = fingerprint(node.shell)
-        result = plan(node.inventory, node.name)
-        run = playbook("playbooks/provision.yml", node.inventory)
-        assert result["plan"]["status"] == "conflict"
-        assert DAEMON_JSON in str(result["plan"]["conflicts"])
-        assert run.code != 0
-        assert DAEMON_JSON in run.output
-        assert differences(before, fingerprint(node.shell)) == []
+        before = node.fingerprint()
+        plan = provision.plan()
+        run = provision("playbooks/provision.yml")
+        assert plan["status"] == "conflict"
+        assert DAEMON_JSON in str(plan["conflicts"])
+        assert run.rc != 0
+        assert DAEMON_JSON in run.said
+        assert before.differences(node.fingerprint()) == []
     finally:
-        node.run(f"mv /root/daemon.json.kept {DAEMON_JSON}")
-    assert action_ids(plan(node.inventory, node.name)) == []
+        node.sh(f"mv /root/daemon.json.kept {DAEMON_JSON}")
+    assert action_ids(provision.plan()) == []
 
 
 def test_every_action_is_tampered_for() -> None:
@@ -286,7 +292,8 @@ def test_every_action_is_tampered_for() -> None:
     assert seen & set(ELSEWHERE) == set()
 
 
-def test_plan_of_the_sound_node_is_readable_and_empty(node: Node, state: State) -> None:
-    result: dict[str, Any] = plan(node.inventory, node.name)
-    assert result["plan"]["status"] == "converged"
-    assert action_ids(result) == []
+def test_plan_of_the_sound_node_is_readable_and_empty(node: Node, provision: Player, state: State) -> None:
+    run = provision("playbooks/plan.yml")
+    assert run.plan(node.name)["status"] == "converged"
+    assert run.actions(node.name) == []
+    assert f"{node.name}: nothing to do" in run.output

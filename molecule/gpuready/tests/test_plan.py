@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fingerprint import differences, fingerprint
-from nodes import gpus_on_the_bus
-from runner import action_ids, plan, playbook
+from kit import fingerprint
+from kit.questions import gpus_on_the_bus
+from kit.runs import Player
 
 # What a bare node always needs; the contract's order.
 BARE = [
@@ -27,14 +27,14 @@ BARE = [
 
 
 @pytest.fixture(scope="module")
-def planned(host: Any, inventory: str) -> dict[str, Any]:
-    """What the module returns for the bare node."""
-    return plan(inventory, host.backend.host)
+def planned(host: Any, site: Player) -> dict[str, Any]:
+    """The report of the bare node."""
+    return site("playbooks/plan.yml", limit=[host.backend.host]).node(host.backend.host)
 
 
 def test_bare_node_needs_every_layer_in_order(planned: dict[str, Any]) -> None:
     assert planned["plan"]["status"] == "changes"
-    assert [action for action in action_ids(planned) if action in BARE] == BARE
+    assert [action["id"] for action in planned["plan"]["actions"] if action["id"] in BARE] == BARE
 
 
 def test_every_action_says_why(planned: dict[str, Any]) -> None:
@@ -57,17 +57,17 @@ def test_chosen_driver_is_one_that_apt_can_install(host: Any, planned: dict[str,
         assert package["version"] in host.check_output(f"apt-cache madison {package['name']}")
 
 
-def test_plan_playbook_prints_the_plan_and_changes_nothing(host: Any, inventory: str) -> None:
-    before = fingerprint(host)
-    run = playbook("playbooks/plan.yml", inventory)
-    assert run.code == 0, run.output
-    assert run.recap[host.backend.host]["changed"] == 0
+def test_plan_playbook_prints_the_plan_and_changes_nothing(host: Any, site: Player) -> None:
+    before = fingerprint.take(host.check_output)
+    run = site("playbooks/plan.yml")
+    assert run.rc == 0, run.output
+    assert run.changed(host.backend.host) == 0
     assert "driver.install" in run.output or "580" in run.output, run.output
-    assert differences(before, fingerprint(host)) == []
+    assert before.differences(fingerprint.take(host.check_output)) == []
 
 
-def test_check_mode_of_the_whole_provision_changes_nothing(host: Any, inventory: str) -> None:
-    before = fingerprint(host)
-    run = playbook("playbooks/provision.yml", inventory, check=True)
-    assert run.code == 0, run.output
-    assert differences(before, fingerprint(host)) == []
+def test_check_mode_of_the_whole_provision_changes_nothing(host: Any, site: Player) -> None:
+    before = fingerprint.take(host.check_output)
+    run = site("playbooks/provision.yml", check=True)
+    assert run.rc == 0, run.output
+    assert before.differences(fingerprint.take(host.check_output)) == []

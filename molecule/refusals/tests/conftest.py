@@ -1,12 +1,7 @@
-"""The helpers of the host suite serve here too."""
+"""The fixtures of every suite that reaches its nodes by testinfra."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from kit.fixtures import host, inventory, site
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests" / "host"))
-
-from fixtures import host, inventory
-
-__all__ = ["host", "inventory"]
+__all__ = ["host", "inventory", "site"]

@@ -7,8 +7,6 @@ that the run did in spite of the refusal would show in its fingerprint.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fingerprint import differences, fingerprint
-from runner import ROOT, ansible, playbook
-
-LABCTL = ROOT / "tests" / "lab" / "labctl"
-
-
-def labctl(*arguments: str) -> None:
-    """Run one verb of the lab."""
-    subprocess.run([sys.executable, LABCTL, *arguments], check=True, capture_output=True)
+from kit import fingerprint
+from kit.nodes import labctl
+from kit.runs import Player, play
 
 
 @dataclass(frozen=True)
@@ -127,30 +119,30 @@ def bad_input(host: Any, case: Refusal, node: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.name)
-def test_bad_input_is_refused_and_nothing_changed(host: Any, inventory: str, case: Refusal) -> None:
+def test_bad_input_is_refused_and_nothing_changed(host: Any, site: Player, case: Refusal) -> None:
     node = host.backend.host
     with bad_input(host, case, node):
-        before = fingerprint(host)
-        run = playbook("playbooks/provision.yml", inventory, limit=node, variables=case.variables)
-        after = fingerprint(host)
-    assert run.code != 0, run.output
-    assert differences(before, after) == [], run.output
-    assert run.recap.get(node, {"changed": 0})["changed"] == 0, run.output
-    missing = [pattern for pattern in case.says if not re.search(pattern, run.text)]
+        before = fingerprint.take(host.check_output)
+        run = site("playbooks/provision.yml", limit=[node], variables=case.variables)
+        after = fingerprint.take(host.check_output)
+    assert run.rc != 0, run.output
+    assert before.differences(after) == [], run.output
+    assert run.changed(node) == 0, run.output
+    missing = [pattern for pattern in case.says if not re.search(pattern, run.said)]
     assert missing == [], run.output
     assert "Traceback" not in run.output
     # One error, not a cascade of them.
     assert run.output.count("[ERROR]: Task failed") <= 1, run.output
 
 
-def test_mistyped_inventory_is_an_error_and_no_empty_run() -> None:
-    run = ansible("ansible-playbook", "site.yml", "-i", "labb")
-    assert run.code != 0
+def test_mistyped_inventory_is_an_error_and_no_empty_run(tmp_path: Path) -> None:
+    run = play("site.yml", tmp_path, inventories=["labb"])
+    assert run.rc != 0
     assert "labb" in run.output
     assert "PLAY RECAP" not in run.output or "ok=" not in run.output
 
 
-def test_unreachable_host_does_not_stop_the_others(host: Any, inventory: str, tmp_path: Path) -> None:
+def test_unreachable_host_does_not_stop_the_others(host: Any, site: Player, tmp_path: Path) -> None:
     down = tmp_path / "down.yml"
     down.write_text(
         "gpu_nodes:\n"
@@ -162,10 +154,10 @@ def test_unreachable_host_does_not_stop_the_others(host: Any, inventory: str, tm
         encoding="utf-8",
     )
     node = host.backend.host
-    before = fingerprint(host)
-    run = ansible("ansible-playbook", "playbooks/plan.yml", "-i", inventory, "-i", str(down))
-    assert run.code != 0, "a fleet with a host that is down is not a success"
-    assert run.recap["down"]["unreachable"] == 1, run.output
-    assert run.recap[node]["failed"] == run.recap[node]["unreachable"] == 0, run.output
+    before = fingerprint.take(host.check_output)
+    run = site("playbooks/plan.yml", inventories=[*site.inventories, down])
+    assert run.rc != 0, "a fleet with a host that is down is not a success"
+    assert run.count("dark", "down") == 1, run.output
+    assert not run.failed(node), run.output
     assert "driver.install" in run.output, "the node that is up must still be planned"
-    assert differences(before, fingerprint(host)) == []
+    assert before.differences(fingerprint.take(host.check_output)) == []

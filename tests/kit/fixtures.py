@@ -1,4 +1,4 @@
-"""Fixtures for every suite that asks nodes by testinfra; a conftest imports those it needs."""
+"""Fixtures for suites that reach their nodes by testinfra; a conftest imports those it needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .runs import Player
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +25,9 @@ def host(_testinfra_host: Any) -> Iterator[Any]:
 def inventory(request: pytest.FixtureRequest) -> str:
     """The inventory that the hosts come from."""
     return str(Path(request.config.option.ansible_inventory).resolve())
+
+
+@pytest.fixture(scope="session")
+def site(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Player:
+    """Play a playbook on that inventory."""
+    return Player(tmp_path_factory.mktemp("runs"), (inventory,))
