@@ -14,6 +14,7 @@ if COLLECTIONS not in sys.path:
     sys.path.insert(0, COLLECTIONS)
 
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
+from ansible_collections.gpuready.node.plugins.module_utils import driver_record  # noqa: E402
 from ansible_collections.gpuready.node.plugins.modules import install_record  # noqa: E402
 
 
@@ -81,3 +82,127 @@ def test_a_record_that_was_spoilt_is_started_anew(folder, call):
 
 def test_a_name_that_is_no_role_is_refused(call):
     assert "role's name" in call(name="../etc/passwd")["msg"]
+
+
+# The driver's record has a schema: docs/contracts.md, section 7.
+
+BEFORE = {
+    "version": "535.247.01",
+    "branch": "535",
+    "flavour": "open",
+    "source": "ubuntu",
+    "packages": [{"name": "nvidia-utils-535-server", "version": "535.247.01-0ubuntu0.22.04.1"}],
+}
+NEW = {"version": "580.95.05", "package_version": "580.95.05-0ubuntu0.22.04.2", "at": "2026-11-23T05:34:00Z"}
+
+
+def driver(call, **arguments: Any) -> dict[str, Any]:
+    return call(name="nvidia_driver", **arguments)
+
+
+def test_the_driver_s_record_has_every_key_even_before_it_is_written(folder, call):
+    result = driver(call)
+    assert result["record"] == driver_record.empty()
+    assert not result["exists"] and not folder.exists()
+
+
+def test_an_older_driver_record_is_completed_and_not_rewritten(folder, call):
+    folder.mkdir()
+    path = folder / "nvidia_driver.json"
+    path.write_text(json.dumps({"packages": ["nvidia-utils-580-server"], "requested": [], "held": []}))
+    before = path.read_text()
+    result = driver(call)
+    assert result["exists"] and not result["changed"] and path.read_text() == before
+    assert result["record"]["packages"] == ["nvidia-utils-580-server"]
+    assert result["record"]["rejected"] == [] and result["record"]["previous"] is None
+
+
+def test_the_original_driver_is_said_once(call):
+    driver(call, add={"files": ["/etc/apt/sources.list.d/cuda.sources"]})
+    assert driver(call, add={"original": BEFORE})["record"]["original"] == BEFORE
+    later = {**BEFORE, "version": "580.95.05", "branch": "580"}
+    result = driver(call, add={"original": later}, set={"previous": later})
+    assert result["record"]["original"] == BEFORE and result["record"]["previous"] == later
+
+
+def test_that_there_was_no_driver_is_remembered_too(call):
+    driver(call, add={"original": None})
+    assert driver(call, add={"original": BEFORE})["record"]["original"] is None
+
+
+def test_verification_clears_what_was_unverified(call):
+    assert driver(call, set={"previous": BEFORE, "unverified": NEW})["record"]["unverified"] == NEW
+    result = driver(call, set={"unverified": None})
+    assert result["changed"] and result["record"]["unverified"] is None
+    assert not driver(call, set={"unverified": None})["changed"]
+
+
+def test_a_rejected_version_is_kept_beside_the_others(call):
+    driver(call, add={"rejected": [{**NEW, "why": "no GPU listed"}]})
+    again = driver(
+        call, add={"rejected": [{**NEW, "why": "no GPU listed"}, {**NEW, "version": "590.48.01", "why": "x"}]}
+    )
+    assert [row["version"] for row in again["record"]["rejected"]] == ["580.95.05", "590.48.01"]
+
+
+def test_what_is_taken_out_is_forgotten_and_the_rest_stays(call):
+    driver(call, add={"held": ["a", "b"], "packages": ["a"]})
+    result = driver(call, take_out={"held": ["a", "z"], "files": ["x"]}, add={"held": ["c"]})
+    assert result["record"]["held"] == ["b", "c"] and result["record"]["packages"] == ["a"]
+    assert not driver(call, take_out={"held": ["a"]})["changed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"add": {"packages": "nvidia-utils"}}, "packages is 'nvidia-utils', not a list"),
+        ({"add": {"held": [1]}}, "held holds 1, not a text"),
+        ({"set": {"previous": {"version": 580}}}, "previous.version is 580, not a text"),
+        ({"set": {"previous": {**BEFORE, "flavour": "closed"}}}, "previous.flavour is 'closed', not one of"),
+        ({"set": {"previous": {**BEFORE, "packages": ["x"]}}}, "previous.packages holds 'x'"),
+        ({"set": {"original": "535"}}, "original is '535', not a mapping"),
+        ({"set": {"unverified": {"at": "now"}}}, "unverified.version is None, not a text"),
+        ({"add": {"rejected": [{**NEW, "why": 1}]}}, "rejected[0].why is 1"),
+        ({"set": {"rejected": None}}, "rejected is None, not a list"),
+        ({"take_out": {"held": "a"}}, "take_out.held is 'a'"),
+        ({"add": {"previous": BEFORE}, "take_out": {"previous": ["a"]}}, "no list of that name"),
+    ],
+)
+def test_what_is_no_record_is_refused_and_nothing_is_written(folder, call, arguments, words):
+    driver(call, set={"previous": BEFORE, "held": ["x"]})
+    before = (folder / "nvidia_driver.json").read_text()
+    result = driver(call, **arguments)
+    assert result["failed"] and words in result["msg"]
+    assert (folder / "nvidia_driver.json").read_text() == before
+
+
+def test_a_spoilt_part_of_the_driver_s_record_costs_that_part_only(folder, call):
+    folder.mkdir()
+    (folder / "nvidia_driver.json").write_text(json.dumps({"held": ["a"], "previous": 5, "rejected": {}}))
+    result = driver(call)
+    assert result["record"]["held"] == ["a"] and result["record"]["previous"] is None
+    assert "previous is 5" in str(result["warnings"]) and "rejected is {}" in str(result["warnings"])
+    driver(call, add={"held": ["b"]})
+    assert json.loads((folder / "nvidia_driver.json").read_text()) == {"held": ["a", "b"]}
+
+
+def test_check_mode_and_diff_tell_what_would_be_written(folder, call):
+    driver(call, add={"held": ["a"]})
+    before = (folder / "nvidia_driver.json").read_text()
+    result = driver(call, add={"held": ["b"]}, check=True)
+    assert result["changed"] and result["exists"] and result["record"]["held"] == ["a", "b"]
+    assert (folder / "nvidia_driver.json").read_text() == result["diff"]["before"] == before
+    assert json.loads(result["diff"]["after"]) == {"held": ["a", "b"]}
+
+
+def test_no_half_written_file_is_left(folder, call, monkeypatch):
+    driver(call, add={"held": ["a"]})
+    before = (folder / "nvidia_driver.json").read_text()
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left" in driver(call, add={"held": ["b"]})["msg"]
+    assert [path.name for path in folder.iterdir()] == ["nvidia_driver.json"]
+    assert (folder / "nvidia_driver.json").read_text() == before
