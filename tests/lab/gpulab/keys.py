@@ -13,6 +13,7 @@ ARCHIVES = {
     "ubuntu": "gpuready lab: simulated Ubuntu archive",
     "toolkit": "gpuready lab: simulated libnvidia-container archive",
     "docker-ce": "gpuready lab: simulated Docker archive",
+    "debian-snapshot": "gpuready lab: a part of Debian's archive",
 }
 
 
