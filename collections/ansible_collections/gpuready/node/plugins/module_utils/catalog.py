@@ -36,6 +36,8 @@ class Fact:
     version: str
     source: str
     basis: str
+    # A CUDA release that is not out yet: known, but nothing is planned by it.
+    preview: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,10 @@ class Family:
     metapackages: Tuple[str, ...]
     nvswitch: Optional[str]
     closure: Tuple[str, ...]
+    # What an install demands at exactly its own version: named too where that is not apt's candidate.
+    needs: Tuple[str, ...] = ()
+    # Parts of a whole driver that have a version of their own.
+    extras: Tuple[str, ...] = ()
 
     def names(self, branch: int) -> bool:
         """Are the packages of this branch named so?"""
@@ -211,6 +217,9 @@ class ToolkitFacts:
     binaries: Tuple[str, ...]
     cdi_spec: str
     cdi_kind: str
+    # The toolkit's own service that describes the GPUs: the first version with it, and what it writes.
+    cdi_refresh_since: str
+    cdi_refresh_spec: str
 
 
 @dataclass(frozen=True)
@@ -221,6 +230,8 @@ class Catalog:
     cuda_toolkit: Mapping[str, Fact]
     open_first: int
     open_default: int
+    # From this branch on there are no proprietary modules.
+    open_only: Optional[int]
     open_source: str
     package_sources: Tuple[PackageSource, ...]
     architectures: Mapping[str, Architecture]
@@ -268,7 +279,7 @@ class Catalog:
     def toolkit_driver(self, cuda: str) -> Optional[Fact]:
         """The driver that the first release of a CUDA version came with (`11.2` -> that of 11.2.0)."""
         exact = self.cuda_toolkit.get(cuda)
-        if exact:
+        if exact and not exact.preview:
             return exact
         releases = [name for name in self.cuda_toolkit if name.startswith(cuda + ".")]
         return self.cuda_toolkit[min(releases, key=Version)] if releases else None
@@ -457,6 +468,8 @@ def _family(row: _Row) -> Family:
         metapackages=row.texts("metapackages"),
         nvswitch=row.text("nvswitch", None),
         closure=row.texts("closure"),
+        needs=row.texts("needs"),
+        extras=row.texts("extras"),
     )
     for field, value in vars(found).items():
         for pattern in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
@@ -601,7 +614,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         _unique(
             toolkit_rows,
             row.version("cuda"),
-            Fact(row.version("min"), row.text("source"), row.basis()),
+            Fact(row.version("min"), row.text("source"), row.basis(), row.get("preview", bool, False)),
             row,
             "cuda",
         )
@@ -609,8 +622,10 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         row.done()
     open_row = drivers.sub("open_modules")
     open_first, open_default = open_row.sub("first_branch"), open_row.sub("default_from")
-    for part in (open_first, open_default):
-        part.get("branch", int)
+    open_only = open_row.sub("only_from")
+    for part in (open_first, open_default, open_only):
+        if part.get("branch", int) not in branches:
+            raise part.fail("branch", "%s has no row in branches" % part.data["branch"])
         part.provenance()
         part.done()
     suppliers: List[PackageSource] = []
@@ -689,6 +704,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         **since,
     )
     runtime_row = toolkit.sub("runtime")
+    refresh_row = toolkit.sub("cdi_refresh")
     toolkit_facts = ToolkitFacts(
         packages=toolkit.texts("packages"),
         legacy_packages=toolkit.texts("legacy_packages"),
@@ -702,7 +718,11 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         binaries=toolkit.texts("binaries"),
         cdi_spec=toolkit.text("cdi_spec"),
         cdi_kind=toolkit.text("cdi_kind"),
+        cdi_refresh_since=refresh_row.version("version"),
+        cdi_refresh_spec=refresh_row.text("spec"),
     )
+    refresh_row.provenance()
+    refresh_row.done()
     toolkit.text("packages_source")
     toolkit.basis("packages_basis")
     toolkit.text("packages_checked")
@@ -717,6 +737,7 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         cuda_toolkit=MappingProxyType(toolkit_rows),
         open_first=open_first.data["branch"],
         open_default=open_default.data["branch"],
+        open_only=open_only.data["branch"],
         open_source=open_default.data["source"],
         package_sources=tuple(suppliers),
         architectures=MappingProxyType(architectures),
