@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework
-from .driver_options import has_lists
+from .driver_options import Option, has_lists
 from .requirements import conflict, dig
 from .resolver import Resolution
 
@@ -68,10 +68,10 @@ class Draft:
         self.workloads: List[Framework] = []
         self.workload_rows: List[Dict[str, Any]] = []
         self.resolution: Optional[Resolution] = None
+        self.option: Optional[Option] = None
         self.driver: Optional[Dict[str, Any]] = None
         self.runtime: Optional[Dict[str, Any]] = None
-        self.reboot_reason: Optional[str] = None
-        self.reboot_evidence: List[str] = []
+        self.reboot: Optional[Dict[str, Any]] = None  # {key, reason, evidence}
 
     def see(self, *path: str) -> Any:
         return dig(self.observed, *path)
@@ -108,6 +108,11 @@ class Draft:
         options: Sequence[str],
     ) -> None:
         self.conflicts.append(conflict(identifier, layer, role, what, because, options))
+
+    def want_reboot(self, key: str, reason: str, evidence: Sequence[str]) -> None:
+        """The first reason counts. The key says the same to machines, whatever the words become."""
+        if self.reboot is None:
+            self.reboot = {"key": key, "reason": reason, "evidence": list(evidence)}
 
     def note(self, text: str) -> None:
         if text not in self.notes:

@@ -1,66 +1,193 @@
 # Apache-2.0 (see LICENSE)
-"""The host's part of the plan: the driver, nouveau, the loaded module, and whether only a reboot helps."""
+"""The host's part of the plan: which driver, from where, and what of it is missing."""
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Pattern, Sequence, Tuple
 
-from . import driver_conflicts, driver_options, requirements, resolver
-from .catalog import Framework, PackageSource
-from .draft import Draft, gpu_containers, listing, lists_are_old, probe_failed
+from . import aptpins, driver_conflicts, driver_options, requirements, resolver
+from .catalog import Family, Framework, PackageSource
+from .draft import Draft, listing, lists_are_old, probe_failed
 from .driver_options import Installed, Option
-from .versions import compare
+from .plan_kernel import plan_kernel
+from .plan_sources import Repository, plan_pin, repository
+from .versions import compare, driver_version
+
+NEW_SOURCE = (
+    "the apt source %s is added first: the driver was chosen by the catalog, and apt confirms it then"
+)
 
 
 def plan_driver(work: Draft) -> None:
     if work.conflicting("framework.workload_unknown") or not _check_gpus(work):
         work.conflicts += driver_conflicts.check_wishes(work.wishes, work.catalog)
         return
-    source = driver_options.source_of(work.observed, work.wishes, work.catalog)
-    if source is None:
+    own = driver_options.source_of(work.observed, work.wishes, work.catalog)
+    if own is None:
         return  # _node_is_possible has said so
-    installed = driver_options.read_installed(work.observed, source, work.catalog)
-    foreign = _foreign_driver(work, installed)
-    resolution = resolver.resolve(
-        work.observed, work.workloads, work.wishes, work.catalog, today=work.today, gpus=work.usable_gpus
-    )
+    needed = repository(work, own)
+    resolution = _resolve(work, needed)
     work.resolution = resolution
+    installed = resolution.installed or driver_options.read_installed(work.observed, own, work.catalog)
+    foreign = _foreign_driver(work, installed)
     work.conflicts += resolution.conflicts
     for note in resolution.notes:
         work.note(note)
     option = resolution.option
     if option is None or foreign:
         return
-    if _is_apt_downgrade(work, option, installed):
-        return
-    lack = _lack(work, option, installed, source)
+    work.option = option
+    source = option.source or own
+    lack = _lack(work, option, installed)
+    # What is kept needs no source, unless that very source was asked for.
+    adding = bool(needed.faults) and (lack is not None or work.wishes["nvidia_driver_source"] != "auto")
     # Lists that are fetched first may name newer versions: then apt chooses.
-    floating = lack is not None and lists_are_old(work) and not work.wishes["nvidia_driver_version"]
+    floating = lack is not None and (
+        adding or (lists_are_old(work) and not work.wishes["nvidia_driver_version"])
+    )
     packages = [{"name": name, "version": None if floating else text} for name, text in option.packages]
-    replaces = _replaced(option, installed, source) if lack else []
+    replaces = _replaced(work, option, installed) if lack else []
+    change = _change(option, installed) if lack else "none"
+    if adding:
+        work.act(
+            "driver.source",
+            needed.summary,
+            "the driver's packages come from there"
+            if lack
+            else "nvidia_driver_source is %s" % work.wishes["nvidia_driver_source"],
+            needed.faults,
+        )
+    pin = _plan_pin(work, option, source)
+    previous = _previous(installed, own) if change in ("upgrade", "downgrade", "switch") else None
     if lack:
-        words = (option.version or "branch %d" % option.branch, option.flavour, option.install)
-        named = listing([name for name, _ in option.packages])
-        evidence = [*lack.evidence, "replaces %s" % listing(replaces) if replaces else ""]
-        work.act("driver.install", "install driver %s (%s, %s): %s" % (*words, named), lack.reason, evidence)
+        _install(work, option, installed, lack, change, replaces)
     work.driver = {
         "branch": str(option.branch),
         "flavour": option.flavour,
         "source": source.name,
+        "origin": option.origin or source.origin,
+        "repo": needed.repo if needed.repo and (adding or source.distro) else None,
+        "pin": pin,
         "install": option.install,
+        "kernel": option.kernel or work.see("host", "kernel", "running"),
         "version": option.version,
         "package_version": option.package_version,
         "packages": packages,
-        "holds": _holds(work, option, installed, source) if work.wishes["nvidia_driver_hold_enabled"] else [],
+        "holds": _holds(work, option, installed) if work.wishes["nvidia_driver_hold_enabled"] else [],
         "reinstall": lack.reinstall if lack else [],
         "replaces": replaces,
         "min_required": resolution.min_required,
         "because": resolution.because,
         "keeps_installed": resolution.keeps_installed,
+        "change": change,
+        "previous": previous,
     }
-    _driver_guards(work, option, installed, source)
-    _driver_kernel(work, option)
+    _driver_guards(work, option, installed)
+    plan_kernel(work, option)
+
+
+def _resolve(work: Draft, needed: Repository) -> resolver.Resolution:
+    observed = work.observed
+    if needed.faults and driver_options.has_lists(observed):
+        # apt cannot know yet what a source has that is still to be added: the catalog stands in for it.
+        observed = {**observed, "apt": {**observed["apt"], "candidates": None}}
+    resolution = resolver.resolve(
+        observed, work.workloads, work.wishes, work.catalog, today=work.today, gpus=work.usable_gpus
+    )
+    if observed is not work.observed and resolver.NO_LISTS in resolution.notes:
+        resolution.notes.remove(resolver.NO_LISTS)
+        assert needed.repo is not None
+        resolution.notes.append(NEW_SOURCE % needed.repo["uris"][0])
+    return resolution
+
+
+def _plan_pin(work: Draft, option: Option, source: PackageSource) -> Optional[str]:
+    pin, have = plan_pin(work, option, source), work.see("apt", "driver_pin")
+    if pin is not None and pin != have:
+        others = aptpins.blocked(pin)
+        work.act(
+            "driver.pin",
+            "keep apt from mixing the driver with packages of %s" % listing(others),
+            "a driver works only when all of its packages come from one origin, here %s"
+            % (option.origin or source.origin),
+            [
+                "%s does not exist" % aptpins.PATH
+                if have is None
+                else "%s says something else" % aptpins.PATH,
+                "apt also knows the driver of %s, or will" % listing(others),
+            ],
+        )
+    return pin
+
+
+def _change(option: Option, installed: Installed) -> str:
+    """What the install is to the driver that is there."""
+    if installed.branch is None:
+        return "install"
+    same_origin = not (option.origin and installed.origin) or option.origin == installed.origin
+    if (
+        option.branch != installed.branch
+        or option.family.family != (installed.family or option.family).family
+        or (installed.flavour and option.flavour != installed.flavour)
+        or not same_origin
+    ):
+        return "switch"
+    if not option.package_version or not installed.package_version:
+        return "complete"
+    order = compare(option.package_version, installed.package_version)
+    return "upgrade" if order > 0 else "downgrade" if order < 0 else "complete"
+
+
+def _previous(installed: Installed, own: PackageSource) -> Optional[Dict[str, Any]]:
+    """Where a rollback would go back to: a whole driver, or nothing."""
+    kept = installed.option
+    if kept is None:
+        return None
+    source = installed.source or kept.source or own
+    return {
+        "version": kept.version,
+        "branch": str(kept.branch),
+        "flavour": kept.flavour,
+        "source": source.name,
+        "packages": [
+            {"name": name, "version": version} for name, version in sorted(_part_of(installed, kept).items())
+        ],
+    }
+
+
+def _install(
+    work: Draft,
+    option: Option,
+    installed: Installed,
+    lack: Lack,
+    change: str,
+    replaces: Sequence[str],
+) -> None:
+    verb = {
+        "install": "install driver %s",
+        "complete": "complete driver %s",
+        "upgrade": "upgrade the driver to %s",
+        "downgrade": "downgrade the driver to %s",
+        "switch": "switch the driver to %s",
+    }[change] % (option.version or "branch %d" % option.branch)
+    named = listing([name for name, _ in option.packages])
+    evidence = [*lack.evidence, "replaces %s" % listing(replaces) if replaces else ""]
+    if change in ("upgrade", "downgrade", "switch"):
+        evidence.append(
+            "now: %s, %s, from %s"
+            % (installed.version, installed.flavour, installed.origin or "an unknown origin")
+        )
+    target = ""
+    if option.reboot:
+        target = " for kernel %s, the next boot's" % option.kernel
+    work.act(
+        "driver.install",
+        "%s (%s, %s)%s: %s" % (verb, option.flavour, option.install, target, named),
+        lack.reason,
+        evidence,
+    )
 
 
 def _check_gpus(work: Draft) -> bool:
@@ -165,29 +292,6 @@ def _foreign_driver(work: Draft, installed: Installed) -> bool:
     return True
 
 
-def _is_apt_downgrade(work: Draft, option: Option, installed: Installed) -> bool:
-    """The same packages in an older version: apt would refuse, and so do we, with the way out."""
-    if not option.package_version or not installed.package_version or option.installed:
-        return False
-    if option.branch != installed.branch or option.family != installed.family:
-        return False
-    if compare(option.package_version, installed.package_version) >= 0:
-        return False
-    work.refuse(
-        "driver.downgrade",
-        "host",
-        requirements.ROLE,
-        "%s is installed and %s is asked for: gpuready does not downgrade a driver in place"
-        % (installed.package_version, option.package_version),
-        ["apt refuses the older version of an installed package; the newer libraries would stay behind"],
-        [
-            'set nvidia_driver_version: "%s" to keep what is installed' % installed.version,
-            "remove the driver first (role nvidia_driver, tasks_from remove), and run again",
-        ],
-    )
-    return True
-
-
 class Lack(NamedTuple):
     """What of the chosen driver is not on the node."""
 
@@ -196,15 +300,10 @@ class Lack(NamedTuple):
     reinstall: List[str]  # packages that dpkg calls installed, but whose files are not there
 
 
-def _lack(work: Draft, option: Option, installed: Installed, source: PackageSource) -> Optional[Lack]:
+def _lack(work: Draft, option: Option, installed: Installed) -> Optional[Lack]:
     """None when the chosen driver is all there."""
-    have = driver_options.installed_packages(work.observed)
-    headers = [
-        pattern.format(kernel=kernel)
-        for kernel in work.see("host", "kernel", "headers") or []
-        for pattern in option.family.kernel_headers
-    ]
-    missing = [name for name, _ in option.packages if name not in have and name not in headers]
+    have = _have(work, option, installed)
+    missing = [name for name, _ in option.packages if name not in have]
     absent = ["missing: %s" % listing(missing)] if missing else []
     if missing and installed.branch is None:
         return Lack("no NVIDIA driver is installed", absent, [])
@@ -215,55 +314,88 @@ def _lack(work: Draft, option: Option, installed: Installed, source: PackageSour
             reason = "the installed driver %s does not fulfil the requirements" % installed.option.words()
             return Lack(reason, [*broken, *absent], [])
     if missing:
-        kernel = work.see("host", "kernel", "running")
-        return Lack("the driver is not complete for kernel %s" % kernel, absent, [])
+        kernel = option.kernel or work.see("host", "kernel", "running")
+        lost = option.kernel or work.see("host", "kernel", "next_boot")
+        reason = "the driver is not complete for kernel %s" % kernel
+        if lost != kernel and all(str(lost) in name for name in missing):
+            reason = "the next boot's kernel %s has no module of the driver" % lost
+        return Lack(reason, absent, [])
+    headers = _headers(option)
     different = [
         "%s is %s, planned is %s" % (name, have[name], version)
         for name, version in option.packages
-        if version and not name.startswith("linux-headers-") and have.get(name, version) != version
+        if version and have[name] not in (None, version) and not headers.match(name)
     ]
     if different:
         return Lack("the installed version is not the planned one", different, [])
-    evidence, packages = _lost_files(work, option, source)
+    evidence, packages = _lost_files(work, option)
     if evidence:
         reason = "the driver's packages are installed, but their files are not all there or not theirs"
-        return Lack(reason, evidence, [name for name in packages if name in have])
+        return Lack(reason, evidence, [name for name in packages if name in installed.packages])
     return None
 
 
-def _lost_files(work: Draft, option: Option, source: PackageSource) -> Tuple[List[str], List[str]]:
+def _have(work: Draft, option: Option, installed: Installed) -> Dict[str, Optional[str]]:
+    """The option's packages that are installed, and the headers that are there without a package."""
+    candidates = work.see("apt", "candidates") or {}
+    usable = work.see("host", "kernel", "headers") or []
+    there = {pattern.format(kernel=kernel) for kernel in usable for pattern in option.family.kernel_headers}
+    found: Dict[str, Optional[str]] = {}
+    for name, _ in option.packages:
+        version = installed.packages.get(name) or (candidates.get(name) or {}).get("installed")
+        if version or name in there:
+            found[name] = version
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _headers_of(patterns: Tuple[str, ...]) -> Pattern[str]:
+    return re.compile(_alternatives(patterns, {"kernel": ".+", "kernel_flavour": ".+"}))
+
+
+def _headers(option: Option) -> Pattern[str]:
+    return _headers_of(option.family.kernel_headers)
+
+
+def _lost_files(work: Draft, option: Option) -> Tuple[List[str], List[str]]:
     """(evidence, packages) of files that the installed packages should have put on the disk."""
     evidence: List[str] = []
     packages: List[str] = []
 
-    def lost(text: str, patterns: Sequence[str]) -> None:
+    def lost(text: str, patterns: Sequence[Optional[str]]) -> None:
         evidence.append(text)
-        for name in driver_options.names(patterns, option.branch, option.family, option.flavour):
+        known = [pattern for pattern in patterns if pattern]
+        for name in driver_options.names(known, option.branch, option.family, option.flavour):
             if name not in packages:
                 packages.append(name)
 
     running, upcoming = driver_options.kernels(work.observed)
+    named = [name for name, _ in option.packages]
     for kernel, key in ((running, "on_disk"), (upcoming, "on_disk_next_boot")):
         if not kernel or probe_failed(work, "driver.%s" % key):
             continue
-        if option.install == requirements.PRECOMPILED:
-            patterns = [(option.family.kernel_modules or "").replace("{kernel}", kernel)]
-            owned = driver_options.names(patterns, option.branch, option.family, option.flavour)[0]
-            if owned not in [name for name, _ in option.packages]:
-                continue  # no module for the next boot's kernel can be had
+        if option.install != requirements.DKMS:
+            pattern = (option.family.kernel_modules or "").replace("{kernel}", kernel)
+            if driver_options.names([pattern], option.branch, option.family, option.flavour)[0] not in named:
+                continue  # no module for this kernel can be had, or another kernel is the target
         else:
-            patterns = [option.family.dkms_module_package(option.flavour == requirements.OPEN) or ""]
-            if key != "on_disk":
-                continue  # DKMS builds it when that kernel's headers come
+            pattern = option.family.dkms_module_package(option.flavour == requirements.OPEN) or ""
+            # DKMS builds for the kernels whose headers are there.
+            if (option.kernel or running) != kernel and kernel not in (
+                work.see("host", "kernel", "headers") or []
+            ):
+                continue
+            if option.reboot and kernel == running:
+                continue
         module = work.see("driver", key)
         if not module:
-            lost("no nvidia module on disk for kernel %s" % kernel, patterns)
+            lost("no nvidia module on disk for kernel %s" % kernel, [pattern])
         elif module.get("flavour") and module["flavour"] != option.flavour:
             words = (kernel, module["flavour"], option.flavour)
-            lost("the module for kernel %s is %s, not %s" % words, patterns)
+            lost("the module for kernel %s is %s, not %s" % words, [pattern])
         elif option.version and module.get("version") and module["version"] != option.version:
             words = (kernel, module["version"], option.version)
-            lost("the module for kernel %s is of version %s, not %s" % words, patterns)
+            lost("the module for kernel %s is of version %s, not %s" % words, [pattern])
     userspace = work.see("driver", "userspace") or {}
     if probe_failed(work, "driver.userspace"):
         return evidence, packages
@@ -281,44 +413,180 @@ def _lost_files(work: Draft, option: Option, source: PackageSource) -> Tuple[Lis
     return evidence, packages
 
 
-def _belongs(name: str, option: Option, source: PackageSource) -> bool:
-    """Is this package part of the chosen driver, and of no other branch, family or flavour?"""
-    other = requirements.PROPRIETARY if option.flavour == requirements.OPEN else requirements.OPEN
-    patterns = [pattern for pattern in option.family.closure if "{open}" in pattern]
-    if name in driver_options.names(patterns, option.branch, option.family, other):
-        return False
-    ours = r"-%d%s(-|$)" % (option.branch, re.escape(option.family.suffix))
-    # Those for NVSwitches carry the branch alone.
-    return bool(re.search(ours, name)) or name in driver_options.names(
-        option.family.closure, option.branch, option.family, option.flavour
+# Which packages are whose ------------------------------------------------------------------------------
+
+
+def _alternatives(patterns: Sequence[str], placeholders: Mapping[str, str]) -> str:
+    """A regular expression for any of these patterns of package names."""
+    words = []
+    for pattern in patterns:
+        word = re.escape(pattern)
+        for name, expression in placeholders.items():
+            word = word.replace(re.escape("{%s}" % name), expression)
+        words.append(word)
+    return "^(?:%s)$" % "|".join(words)
+
+
+def _patterns(family: Family) -> Tuple[str, ...]:
+    """Every pattern of a family's package names but the headers', which are the kernel's."""
+    single = (
+        family.version_package,
+        family.library_package,
+        family.kernel_modules,
+        family.dkms_module,
+        family.dkms_module_open,
+        family.nvswitch,
+    )
+    groups = (
+        family.precompiled,
+        family.dkms,
+        family.dkms_open,
+        family.metapackages,
+        family.closure,
+    )
+    found = [pattern for pattern in single if pattern] + [p for group in groups for p in group]
+    # Ubuntu's precompiled modules bring the signed objects in a package of their own.
+    found += [
+        pattern.replace("linux-modules-", "linux-objects-", 1)
+        for pattern in found
+        if pattern.startswith("linux-modules-nvidia-")
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+@functools.lru_cache(maxsize=2048)
+def _names_of(patterns: Tuple[str, ...], suffix: str, branch: Optional[int], mark: str) -> Pattern[str]:
+    """The names of a branch (or of any) and a flavour ("-open" or nothing)."""
+    values = {
+        "branch": str(branch) if branch else r"\d{3,4}",
+        "family": re.escape(suffix),
+        "open": mark,
+        "kernel": r"\d.*",
+        "kernel_flavour": r"(?!open-)[a-z].*",
+    }
+    return re.compile(_alternatives(patterns, values))
+
+
+@functools.lru_cache(maxsize=1024)
+def _numbered_names(branch: int, suffix: str, longer: Tuple[str, ...]) -> Pattern[str]:
+    """Whatever carries the branch and the family, as nvidia-firmware-580-server-580.95.05 does."""
+    others = "(?!%s)" % "|".join(map(re.escape, longer)) if longer else ""
+    return re.compile("-%d%s%s(-|$)" % (branch, re.escape(suffix), others))
+
+
+def _longer_suffixes(option: Option) -> Tuple[str, ...]:
+    """What follows the branch in names of another family that begin like this one's."""
+    own = option.family.suffix
+    families = option.source.families if option.source else ()
+    return tuple(
+        sorted(
+            {row.suffix[len(own) :] for row in families if row.suffix != own and row.suffix.startswith(own)}
+        )
     )
 
 
-def _holds(work: Draft, option: Option, installed: Installed, source: PackageSource) -> List[str]:
-    """The closure as far as it is there or will be: what is planned, installed, or known to apt."""
-    planned = [name for name, _ in option.packages if not name.startswith("linux-headers-")]
-    there = [name for name in installed.packages if _belongs(name, option, source)]
-    known = []
+def _belongs(name: str, version: Optional[str], option: Option) -> bool:
+    """Is this package part of the chosen driver, and of no other branch, family, flavour or version?
+
+    The metapackage of a kernel's flavour is none of it: held, it would keep a new kernel from bringing its
+    module. It cannot move the driver: it depends on the driver's own version, which is held.
+    """
+    family, is_open = option.family, option.flavour == requirements.OPEN
+    mark, other = ("-open", "") if is_open else ("", "-open")
+    if family.kernel_metapackage:
+        metapackages = (family.kernel_metapackage,)
+        for one in (mark, other):
+            if _names_of(metapackages, family.suffix, option.branch, one).match(name):
+                return False
+    patterns = _patterns(family)
+    marked = tuple(pattern for pattern in patterns if "{open}" in pattern)
+    if marked and _names_of(marked, family.suffix, option.branch, other).match(name):
+        return False
+    only_others = _only_others(option)
+    if only_others and _names_of(only_others, family.suffix, option.branch, mark).match(name):
+        return False
+    if _names_of(patterns, family.suffix, option.branch, mark).match(name):
+        return True
+    if family.branched:
+        expression = _numbered_names(option.branch, family.suffix, _longer_suffixes(option))
+        return bool(expression.search(name))
+    # Names without a branch: all that is built together carries one version.
+    return bool(version) and version == option.package_version
+
+
+def _only_others(option: Option) -> Tuple[str, ...]:
+    """Where the flavours' names differ altogether (Debian): those that only the other flavour has."""
+    family, is_open = option.family, option.flavour == requirements.OPEN
+    mine = {*family.dkms_packages(is_open), family.dkms_module_package(is_open)}
+    others = (*family.dkms_packages(not is_open), family.dkms_module_package(not is_open))
+    return tuple(pattern for pattern in others if pattern and pattern not in mine)
+
+
+def _part_of(installed: Installed, kept: Option) -> Dict[str, Optional[str]]:
+    """The installed packages that make up the installed driver, with their versions."""
+    found: Dict[str, Optional[str]] = dict(kept.packages)
+    found.update(
+        (name, version)
+        for name, version in installed.packages.items()
+        if driver_version(version) == kept.version
+    )
+    return found
+
+
+def _holds(work: Draft, option: Option, installed: Installed) -> List[str]:
+    """What makes up the driver's version, as far as it is there or will be: installed, or known to apt."""
+    headers = _headers(option)
+    known: Dict[str, Optional[str]] = dict(option.packages)
+    known.update(installed.packages)
+    found = {name for name, version in known.items() if _belongs(name, version, option)}
     if "driver.install" in work.actions:
-        candidates = work.see("apt", "candidates") or {}
-        closure = driver_options.names(option.family.closure, option.branch, option.family, option.flavour)
-        known = [name for name in closure if name in candidates]
-        # Ubuntu's precompiled modules bring the signed objects in a package of their own.
-        known += [
+        for name, entry in (work.see("apt", "candidates") or {}).items():
+            offered = (entry or {}).get("versions") or ()
+            version = option.package_version if option.package_version in offered else None
+            if _belongs(name, version, option):
+                found.add(name)
+        found |= {
             name.replace("linux-modules-", "linux-objects-", 1)
-            for name in planned
+            for name in found
             if name.startswith("linux-modules-nvidia-")
-        ]
-    return sorted({*planned, *there, *known})
+        }
+    return sorted(name for name in found if not headers.match(name))
 
 
-def _replaced(option: Option, installed: Installed, source: PackageSource) -> List[str]:
-    """Installed driver packages of another branch, family or flavour: apt removes them in the same step."""
-    numbered = [name for name in installed.packages if re.search(r"-\d{3,4}(-server)?(-open)?$", name)]
-    return sorted(name for name in numbered if not _belongs(name, option, source))
+def _replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
+    """Installed packages of another driver, which apt removes in the same step."""
+    families = [
+        family
+        for source in work.catalog.sources_for(
+            work.see("host", "os", "id"), work.see("host", "os", "version_id")
+        )
+        for family in source.families
+        if family.branched
+    ]
+    found = []
+    planned = dict(option.packages)
+    for name, version in installed.packages.items():
+        if name in planned or _belongs(name, version, option):
+            continue
+        offered = ((work.see("apt", "candidates") or {}).get(name) or {}).get("versions") or ()
+        if not option.family.branched and option.package_version in offered:
+            continue  # the same package, in the other version
+        known = any(
+            _names_of(_patterns(family), family.suffix, None, mark).match(name)
+            for family in families
+            for mark in ("-open", "")
+        )
+        current = installed.option
+        if known or (current and driver_version(version) == current.version) or _numbered(name):
+            found.append(name)
+    return sorted(found)
 
 
-def _driver_guards(work: Draft, option: Option, installed: Installed, source: PackageSource) -> None:
+def _numbered(name: str) -> bool:
+    return bool(re.search(r"nvidia.*-\d{3,4}(-|$)", name))
+
+
+def _driver_guards(work: Draft, option: Option, installed: Installed) -> None:
     wishes = work.wishes
     if (
         wishes["nvidia_driver_upgrade_guard_enabled"]
@@ -338,7 +606,7 @@ def _driver_guards(work: Draft, option: Option, installed: Installed, source: Pa
         loose = [
             name
             for name, held in installed.held.items()
-            if not held and name in installed.packages and _belongs(name, option, source)
+            if not held and _belongs(name, installed.packages.get(name), option)
         ]
         if "driver.install" in work.actions:
             work.act(
@@ -354,157 +622,3 @@ def _driver_guards(work: Draft, option: Option, installed: Installed, source: Pa
                 "held packages move only when gpuready moves them",
                 ["not held: %s" % listing(loose)],
             )
-    persistenced = work.see("driver", "persistenced") or {}
-    # A state that systemd could not tell is no reason to act.
-    if wishes["nvidia_driver_persistenced_enabled"]:
-        lacking = [
-            word
-            for word, key in (("enabled", "enabled"), ("active", "active"))
-            if persistenced.get(key) is False
-        ]
-        if persistenced.get("installed") is False:
-            lacking = ["installed"]
-        if lacking:
-            work.act(
-                "driver.persistenced",
-                "enable and start nvidia-persistenced",
-                "without it an idle GPU is given up and initialised again by every job",
-                ["nvidia-persistenced is not %s" % " and not ".join(lacking)],
-            )
-
-
-def _driver_kernel(work: Draft, option: Option) -> None:
-    """nouveau, the loaded module, and whether only a reboot helps."""
-    nouveau = work.see("host", "nouveau") or {}
-    bound = [gpu for gpu in work.usable_gpus if gpu.get("driver_bound") == "nouveau"]
-    in_use = bool(nouveau.get("loaded")) or bool(bound)
-    if work.wishes["host_prepare_nouveau_disabled"]:
-        if nouveau.get("blacklisted") is not True:
-            evidence = ["no modprobe configuration blocks nouveau"]
-            evidence += ["nouveau holds GPU %s" % gpu.get("pci") for gpu in bound] or (
-                ["nouveau is loaded"] if in_use else []
-            )
-            work.act(
-                "host.nouveau_off",
-                "blacklist nouveau and rebuild the initramfs",
-                "nouveau and NVIDIA's driver cannot both hold a GPU",
-                evidence,
-            )
-    elif in_use:
-        work.refuse(
-            "host.nouveau_kept",
-            "host",
-            "host_prepare",
-            "nouveau holds the GPU and host_prepare_nouveau_disabled is false",
-            ["nouveau holds GPU %s" % gpu.get("pci") for gpu in bound] or ["nouveau is loaded"],
-            [
-                "set host_prepare_nouveau_disabled: true",
-                "take care of nouveau yourself, reboot, and run again",
-            ],
-        )
-        return
-    loaded, on_disk = work.see("driver", "loaded"), work.see("driver", "on_disk")
-    version = (loaded or {}).get("version")
-    if in_use:
-        _want_reboot(
-            work,
-            "nouveau holds the GPU and lets go of it only at a reboot",
-            ["nouveau holds GPU %s" % g.get("pci") for g in bound] or ["nouveau is loaded"],
-        )
-        return
-    if loaded:
-        target = option.version
-        installing = "driver.install" in work.actions
-        if target and version and version != target:
-            _want_reboot(
-                work,
-                "the loaded driver %s is not the installed one, %s" % (version, target)
-                if not installing
-                else "the loaded driver %s is replaced by %s" % (version, target),
-                [
-                    "loaded: %s" % version,
-                    "planned: %s" % target,
-                    "on disk: %s" % ((on_disk or {}).get("version") or "none"),
-                ],
-            )
-            return
-        if version and on_disk and on_disk.get("version") and on_disk["version"] != version:
-            _want_reboot(
-                work,
-                "the loaded driver %s is not the one on disk, %s" % (version, on_disk["version"]),
-                ["loaded: %s" % version, "on disk: %s" % on_disk["version"]],
-            )
-            return
-        if loaded.get("flavour") and loaded["flavour"] != option.flavour:
-            _want_reboot(
-                work,
-                "the loaded modules are %s, the planned ones %s" % (loaded["flavour"], option.flavour),
-                ["loaded flavour: %s" % loaded["flavour"]],
-            )
-            return
-        missing = _missing_nodes(work)
-        modules = loaded.get("modules") or []
-        if modules and "nvidia_uvm" not in modules:
-            missing.insert(0, "module nvidia_uvm is not loaded")
-        if missing:
-            work.act(
-                "driver.load",
-                "load nvidia_uvm and make the device files",
-                "CUDA needs the module nvidia_uvm and the device files",
-                missing,
-            )
-        return
-    if probe_failed(work, "driver.loaded"):
-        return
-    evidence = ["no nvidia module is loaded"]
-    evidence += [
-        "GPU %s is bound to no driver" % gpu.get("pci")
-        for gpu in work.usable_gpus
-        if not gpu.get("driver_bound")
-    ]
-    work.act(
-        "driver.load",
-        "load the driver %s" % (option.version or "once it is installed"),
-        "the driver is not loaded",
-        evidence,
-    )
-
-
-def _missing_nodes(work: Draft) -> List[str]:
-    """Device files that the loaded driver should have."""
-    nodes = work.see("driver", "device_nodes")
-    if nodes is None:
-        return []
-    wanted = ["/dev/nvidiactl", "/dev/nvidia-uvm"]
-    missing = ["%s is missing" % path for path in wanted if path not in nodes]
-    numbered = [
-        path for path in nodes if path.startswith("/dev/nvidia") and path[len("/dev/nvidia") :].isdigit()
-    ]
-    driven = [gpu for gpu in work.usable_gpus if gpu.get("driver_bound") in ("nvidia", None)]
-    if len(numbered) < len(driven):
-        missing.append("%d of %d GPUs have a device file /dev/nvidia<number>" % (len(numbered), len(driven)))
-    return missing
-
-
-def _want_reboot(work: Draft, reason: str, evidence: Sequence[str]) -> None:
-    if work.reboot_reason is None:
-        work.reboot_reason = reason
-        work.reboot_evidence = list(evidence)
-
-
-def plan_reboot(work: Draft) -> None:
-    if work.reboot_reason is None:
-        return
-    containers = gpu_containers(work)
-    running = work.see("host", "kernel", "running")
-    upcoming = work.see("host", "kernel", "next_boot")
-    evidence = list(work.reboot_evidence)
-    if upcoming and upcoming != running:
-        evidence.append("the node boots into another kernel: %s, not %s" % (upcoming, running))
-    if work.wishes["host_reboot_allowed"]:
-        work.act("host.reboot", "reboot the node", work.reboot_reason, [*evidence, *containers], reboot=True)
-    else:
-        work.note(
-            "a reboot is needed (%s) and host_reboot_allowed is false: reboot %s yourself and run again"
-            % (work.reboot_reason, work.host)
-        )

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import aptsources, daemon_config, driver_options
+from . import daemon_config, driver_options
 from .draft import Draft, gpu_containers, listing, lists_are_old
+from .plan_sources import source_faults
 from .requirements import dig
 from .versions import at_least, matches, newest, upstream
 
@@ -22,6 +23,8 @@ def plan_runtime(work: Draft) -> None:
     runtime = {"path": facts.runtime["path"], "args": list(facts.runtime["args"])}
     _plan_daemon(work, docker, cdi, runtime)
     launch = _decide_launch(work, version_text, cdi)
+    if not _effective_spec(work) and _will_refresh(work, version):
+        cdi["spec"] = facts.cdi_refresh_spec
     wish = wishes["docker_engine_version"]
     work.runtime = {
         "docker": {
@@ -102,7 +105,7 @@ def _plan_docker(work: Draft, docker: Mapping[str, Any]) -> None:
         )
         return
     if source == "docker_ce":
-        faults = _source_faults(
+        faults = source_faults(
             work,
             wishes["docker_engine_repo_url"],
             work.see("host", "os", "codename"),
@@ -201,46 +204,12 @@ def _docker_fits(work: Draft, docker: Mapping[str, Any], wish: str) -> bool:
     return docker.get("version") == upstream(wish) if not full else matches(full, wish)
 
 
-def _source_faults(work: Draft, url: str, suite: Optional[str], pinned: Sequence[str]) -> List[str]:
-    """What is wrong with the apt source of a repository; empty when it is as gpuready writes it."""
-    arch = work.see("host", "os", "arch") or ""
-    exact = url.replace("$(ARCH)", arch).rstrip("/")
-    wanted = aptsources.normalise_uri(url, arch)
-    found, right = [], False
-    for source in work.see("apt", "sources") or []:
-        uris = source.get("uris") or []
-        if "deb" not in (source.get("types") or ["deb"]) or not source.get("enabled"):
-            continue
-        if wanted not in [aptsources.normalise_uri(uri, arch) for uri in uris]:
-            continue
-        if suite and suite not in (source.get("suites") or [suite]):
-            continue  # another suite of the same archive is another repository to apt, and to apt_source
-        found.append(source)
-        right = right or exact in [uri.replace("$(ARCH)", arch).rstrip("/") for uri in uris]
-    if not right:
-        return ["no enabled apt source of %s" % url] + ["%s has another address" % s["file"] for s in found]
-    keyrings = {str(source.get("signed_by") or "no key of its own") for source in found}
-    if len(keyrings) > 1:
-        return ["%s: signed by %s" % (s["file"], s.get("signed_by") or "no key of its own") for s in found]
-    faults = []
-    for source in found:
-        keys = source.get("fingerprints")
-        if not source.get("signed_by"):
-            faults.append("%s names no key of its own (Signed-By)" % source["file"])
-        elif pinned and not keys:
-            faults.append("%s: the key in %s cannot be read" % (source["file"], source["signed_by"]))
-        elif pinned:
-            foreign = [key for key in keys or [] if key not in pinned]
-            faults += ["%s trusts a key that is not pinned: %s" % (source["file"], key) for key in foreign]
-    return faults
-
-
 def _plan_toolkit(work: Draft) -> Tuple[List[Dict[str, Any]], Optional[str]]:
     """The toolkit's source, packages and holds; returns (packages, version)."""
     wishes, facts = work.wishes, work.catalog.toolkit
     url, wish = wishes["nvidia_container_toolkit_repo_url"], wishes["nvidia_container_toolkit_version"]
     pinned = wishes["nvidia_container_toolkit_repo_key_fingerprint"]
-    faults = _source_faults(work, url, "/", pinned) if url else []
+    faults = source_faults(work, url, "/", pinned) if url else []
     if faults:
         work.act(
             "toolkit.source",
@@ -677,30 +646,64 @@ def _decide_launch(work: Draft, version: Optional[str], cdi: Mapping[str, Any]) 
 
 
 def plan_cdi(work: Draft) -> None:
+    """The specification of the GPUs, by the toolkit's own service where there is one."""
     cdi = dig(work.runtime, "toolkit", "cdi")
-    if not cdi or not cdi["enabled"] or work.driver is None:
+    if not cdi or work.driver is None:
         return
-    if work.reboot_reason and not work.wishes["host_reboot_allowed"]:
+    state = work.see("container_runtime", "toolkit", "cdi_refresh") or {}
+    serviced = _will_refresh(work, dig(work.runtime, "toolkit", "version"))
+    wrong = _spec_fault(work) if cdi["enabled"] else None
+    failed = []
+    if state.get("failed"):
+        failed.append("nvidia-cdi-refresh.service has failed: without a driver there was nothing to describe")
+    elif serviced and not state.get("installed") and not work.see("driver", "loaded"):
+        failed.append("nvidia-cdi-refresh.service comes before the driver is loaded, and fails until then")
+    if not wrong and not failed:
+        return
+    if work.reboot and not work.wishes["host_reboot_allowed"]:
         work.note("the CDI specification describes the loaded driver: it is written after the reboot")
-        return
+    elif serviced:
+        reason, evidence = wrong or ("a failed service leaves systemd degraded", [])
+        work.act(
+            "toolkit.cdi_refresh",
+            "let the toolkit's own service write the CDI specification %s"
+            % work.catalog.toolkit.cdi_refresh_spec,
+            reason,
+            [*evidence, *failed],
+        )
+    elif wrong:
+        work.act("toolkit.cdi", "write the CDI specification %s" % cdi["spec"], *wrong)
+
+
+def _will_refresh(work: Draft, version: Optional[str]) -> bool:
+    """Has the toolkit, or will it have, its own service that writes the CDI specification?"""
+    if work.see("container_runtime", "toolkit", "cdi_refresh", "installed"):
+        return True
+    return bool(
+        "toolkit.install" in work.actions
+        and version
+        and at_least(upstream(version), work.catalog.toolkit.cdi_refresh_since)
+    )
+
+
+def _spec_fault(work: Draft) -> Optional[Tuple[str, List[str]]]:
+    """(reason, evidence) when the specification that counts is missing or not this driver's."""
     spec = _effective_spec(work)
-    target = work.driver["version"]
+    target = work.driver["version"] if work.driver else None
     if spec is None:
-        reason, evidence = (
+        return (
             "Docker's CDI needs a specification of this node's GPUs",
             ["no CDI specification of %s" % work.catalog.toolkit.cdi_kind],
         )
-    elif spec.get("stale"):
-        reason = "the CDI specification no longer fits the driver"
+    if spec.get("stale"):
         evidence = ["%s was made for driver %s" % (spec.get("path"), spec.get("driver_version"))]
         evidence += [
             "it names %s, which is not there" % path for path in (spec.get("missing_paths") or [])[:4]
         ]
-    elif spec.get("driver_version") and target and spec["driver_version"] != target:
-        reason = "the CDI specification was made for another driver"
-        evidence = [
-            "%s was made for driver %s, planned is %s" % (spec.get("path"), spec["driver_version"], target)
-        ]
-    else:
-        return
-    work.act("toolkit.cdi", "write the CDI specification %s" % cdi["spec"], reason, evidence)
+        return "the CDI specification no longer fits the driver", evidence
+    if spec.get("driver_version") and target and spec["driver_version"] != target:
+        return (
+            "the CDI specification was made for another driver",
+            ["%s was made for driver %s, planned is %s" % (spec.get("path"), spec["driver_version"], target)],
+        )
+    return None

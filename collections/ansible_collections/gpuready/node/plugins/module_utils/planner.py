@@ -13,14 +13,20 @@ from typing import Any, Dict, List, Mapping, Union
 from . import driver_options
 from .catalog import Catalog, annotate
 from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old
-from .plan_driver import plan_driver, plan_reboot
+from .plan_driver import plan_driver
 from .plan_framework import choose_workloads, plan_images
+from .plan_kernel import plan_reboot, reboot_row
 from .plan_runtime import docker_packages, plan_cdi, plan_runtime
 from .wishes import ROLES, check, role_of
 
 SCHEMA = 1
 # Lists of this age were fetched in this run or just before: fetching them again tells nothing new.
 FRESH_SECONDS = 600
+NEW_SOURCES = {
+    "toolkit.source": "the toolkit's source",
+    "docker.source": "Docker's source",
+    "driver.source": "the driver's source",
+}
 INSTALLING = ("docker.install", "toolkit.install", "driver.install")
 
 
@@ -45,13 +51,12 @@ def plan(
         plan_driver(work)
         plan_runtime(work)
         plan_images(work)
-        plan_reboot(work)
+        plan_reboot(work, work.option)
         plan_cdi(work)
         _plan_apt(work)
 
     actions = [work.actions[identifier] for identifier in ACTIONS if identifier in work.actions]
-    allowed = bool(complete["host_reboot_allowed"])
-    needed = work.reboot_reason is not None
+    needed = work.reboot is not None
     status = "conflict" if work.conflicts else "changes" if actions or needed else "converged"
     result = {
         "schema": SCHEMA,
@@ -60,13 +65,14 @@ def plan(
         "status": status,
         "os": _host_line(work),
         "workloads": work.workload_rows,
+        "driver_only": [item.name for item in work.workloads if item.image is None],
         "gpus": [
             {key: gpu.get(key) for key in ("pci", "device_id", "name", "chip", "arch", "compute_capability")}
             for gpu in work.gpus
         ],
         "driver": work.driver,
         "container_runtime": work.runtime,
-        "reboot": {"needed": needed, "reason": work.reboot_reason, "allowed": allowed},
+        "reboot": reboot_row(work),
         "actions": actions,
         "conflicts": work.conflicts,
         "notes": work.notes,
@@ -185,11 +191,7 @@ def _plan_apt(work: Draft) -> None:
             "the lists are %d hours old, the limit is %d"
             % (age // 3600, work.wishes["host_prepare_apt_lists_max_age_seconds"] // 3600)
         )
-    evidence += [
-        "%s is new" % {"toolkit.source": "the toolkit's source", "docker.source": "Docker's source"}[i]
-        for i in ("toolkit.source", "docker.source")
-        if i in work.actions
-    ]
+    evidence += ["%s is new" % words for action, words in NEW_SOURCES.items() if action in work.actions]
     unknown = _unknown_packages(work)
     if unknown and not evidence:
         if age < FRESH_SECONDS:

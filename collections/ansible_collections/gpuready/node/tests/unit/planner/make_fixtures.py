@@ -144,11 +144,21 @@ def hook_newer_than_dockerd() -> Node:
     return node
 
 
-def reboot_pending() -> Node:
-    """The driver was upgraded under the loaded module."""
+def another_driver_loaded() -> Node:
+    """Upgraded by somebody, and nothing uses the GPU: its modules can be loaded anew."""
     node = a100_jammy_converged()
     node["driver"]["loaded"]["version"] = "580.82.07"
     node["driver"]["nvml"]["error"] = "Driver/library version mismatch"
+    return node
+
+
+def reboot_pending() -> Node:
+    """The same, but a job holds the GPU."""
+    node = another_driver_loaded()
+    node["driver"]["loaded"]["users"] = 2
+    node["driver"]["processes"] = [
+        {"pid": 4711, "name": "python3", "files": ["/dev/nvidia0", "/dev/nvidiactl"], "service": None}
+    ]
     return node
 
 
@@ -272,6 +282,7 @@ SCENARIOS: dict[str, Callable[[], Node]] = {
     "a100-jammy-broken-daemon-json": broken_daemon_json,
     "a100-jammy-foreign-runtime": foreign_runtime,
     "a100-jammy-hook-newer-than-dockerd": hook_newer_than_dockerd,
+    "a100-jammy-another-driver-loaded": another_driver_loaded,
     "a100-jammy-reboot-pending": reboot_pending,
     "a100-jammy-new-kernel": new_kernel,
     "a100-jammy-535-kept": old_branch_kept,

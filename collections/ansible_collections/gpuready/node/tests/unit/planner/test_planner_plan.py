@@ -59,6 +59,7 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
     "a100-jammy-broken-daemon-json": ([], ["docker.daemon_json_invalid"], "580 open precompiled", "ptx-jit"),
     "a100-jammy-foreign-runtime": ([], ["docker.setting_differs"], "580 open precompiled", "ptx-jit"),
     "a100-jammy-hook-newer-than-dockerd": (["docker.restart"], [], "580 open precompiled", "ptx-jit"),
+    "a100-jammy-another-driver-loaded": (["driver.reload"], [], "580 open precompiled", "ptx-jit"),
     "a100-jammy-reboot-pending": (["host.reboot"], [], "580 open precompiled", "ptx-jit"),
     "a100-jammy-new-kernel": (
         ["driver.install", "driver.hold", "driver.load"],
@@ -88,7 +89,12 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
     "a100-jammy-disk-full": (BARE, ["framework.disk_full"], "580 open precompiled", "ptx-jit"),
     "a100-jammy-registry-down": (BARE, ["framework.registry_unreachable"], "580 open precompiled", "ptx-jit"),
     "a100-jammy-passthrough": ([], ["host.gpu_passthrough"], None, None),
-    "a100-nvswitch-jammy-bare": (BARE, [], "580 open precompiled", "ptx-jit"),
+    "a100-nvswitch-jammy-bare": (
+        [*BARE[:-1], "driver.fabricmanager", BARE[-1]],
+        [],
+        "580 open precompiled",
+        "ptx-jit",
+    ),
     "a100-debian-bare": ([], ["host.os_unsupported"], None, None),
     "a100-arm64-bare": ([], ["host.arch_unsupported"], None, None),
     "t4-noble-bare": ([*BARE, "toolkit.cdi"], [], "580 open precompiled", "user-minimum"),
@@ -293,13 +299,22 @@ def test_branch_that_no_longer_suits_is_replaced_upwards() -> None:
     node = load("a100-jammy-535-kept")
     node["apt"]["candidates"].update(driver_packages(580, "580.95.05-0ubuntu0.22.04.2", KERNEL))
     result = planned(node, nvidia_driver_min_version="570")
-    assert ids(result) == ["driver.install", "driver.hold", "host.reboot"]
+    assert ids(result) == ["driver.install", "driver.hold", "driver.reload"]
     install = result["actions"][0]
     assert "535.274.02" in install["reason"] and any(
         "nvidia_driver_min_version" in e for e in install["evidence"]
     )
     assert "nvidia-utils-535-server" in result["driver"]["replaces"]
-    assert result["reboot"]["needed"]
+    assert result["driver"]["change"] == "switch" and not result["reboot"]["needed"]
+    previous = result["driver"]["previous"]
+    assert (previous["version"], previous["branch"], previous["source"]) == ("535.274.02", "535", "ubuntu")
+    assert {"name": "nvidia-utils-535-server", "version": "535.274.02-0ubuntu0.22.04.1"} in previous[
+        "packages"
+    ]
+    node["driver"]["processes"] = None
+    result = planned(node, nvidia_driver_min_version="570")
+    assert ids(result) == ["driver.install", "driver.hold", "host.reboot"]
+    assert result["reboot"]["key"] == "driver:535.274.02->580.95.05"
 
 
 def test_step_back_needs_the_users_word() -> None:
@@ -309,14 +324,16 @@ def test_step_back_needs_the_users_word() -> None:
     assert planned(node, nvidia_driver_branch="580")["driver"]["branch"] == "580"
 
 
-def test_older_pin_of_the_same_branch_is_refused() -> None:
+def test_older_pin_of_the_same_branch_is_a_downgrade_by_the_users_word() -> None:
     node = load("a100-jammy-converged")
     for name, entry in node["apt"]["candidates"].items():
         if "580" in name and "linux" not in name:
             entry["versions"].append("580.82.07-0ubuntu0.22.04.1")
     result = planned(node, nvidia_driver_version="580.82.07")
-    assert conflicts(result) == ["driver.downgrade"]
-    assert any("580.95.05" in option for option in result["conflicts"][0]["options"])
+    assert ids(result)[:2] == ["driver.install", "driver.hold"] and result["driver"]["change"] == "downgrade"
+    assert "downgrade the driver to 580.82.07" in result["actions"][0]["summary"]
+    assert any("580.95.05" in line for line in result["actions"][0]["evidence"])
+    assert result["driver"]["previous"]["version"] == "580.95.05"
 
 
 def test_pin_is_installed_by_its_full_version() -> None:
@@ -456,10 +473,10 @@ def test_flavour_follows_the_branch_where_the_gpu_leaves_it_open() -> None:
     assert (driver["flavour"], driver["install"]) == ("proprietary", "precompiled")
 
 
-def test_other_flavour_is_installed_and_rebooted_into() -> None:
+def test_other_flavour_is_installed_and_loaded_anew() -> None:
     node = load("a100-jammy-converged")
     result = planned(node, nvidia_driver_flavour="proprietary")
-    assert ids(result) == ["driver.install", "driver.hold", "host.reboot"]
+    assert ids(result) == ["driver.install", "driver.hold", "driver.reload"]
     assert "nvidia-headless-no-dkms-580-server-open" in result["driver"]["replaces"]
 
 

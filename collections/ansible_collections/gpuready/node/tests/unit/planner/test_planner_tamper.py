@@ -127,6 +127,33 @@ def _stale_spec(node: Node) -> None:
     spec.update(stale=True, missing_paths=["/usr/lib/x86_64-linux-gnu/libcuda.so.580.82.07"])
 
 
+def _old_and_in_use(node: Node) -> None:
+    node["driver"]["loaded"].update(version="580.82.07", users=1)
+    node["driver"]["processes"] = [{"pid": 7, "name": "python3", "files": ["/dev/nvidia0"], "service": None}]
+
+
+def _cdi_service_failed(node: Node) -> None:
+    _toolkit(node)["cdi_refresh"] = {"installed": True, "failed": True}
+
+
+def _cdi_service_without_spec(node: Node) -> None:
+    _toolkit(node)["cdi_refresh"] = {"installed": True, "failed": False}
+    node["container_runtime"]["cdi"]["specs"] = []
+
+
+def _fabric(**state: Any) -> Damage:
+    def damage(node: Node) -> None:
+        node["host"]["nvswitches"] = [{"pci": "0000:05:00.0", "vendor_id": "10de", "device_id": "1af1"}]
+        name = "nvidia-fabricmanager-580"
+        row = {"name": name, "version": "580.95.05-1", "held": True, "status": "installed"}
+        node["driver"]["packages"].append(row)
+        node["apt"]["candidates"][name]["installed"] = "580.95.05-1"
+        whole = {"installed": True, "version": "580.95.05", "enabled": True, "active": True}
+        node["driver"]["fabricmanager"] = {**whole, **state}
+
+    return damage
+
+
 # what, how, which actions must come back
 DAMAGES: list[tuple[str, Damage, list[str]]] = [
     ("dpkg interrupted", lambda n: n["apt"].update(dpkg_interrupted=True), ["apt.finish_dpkg"]),
@@ -227,7 +254,14 @@ DAMAGES: list[tuple[str, Damage, list[str]]] = [
         lambda n: n["driver"]["persistenced"].update(enabled=False),
         ["driver.persistenced"],
     ),
-    ("another driver loaded", lambda n: n["driver"]["loaded"].update(version="580.82.07"), ["host.reboot"]),
+    ("another driver loaded", lambda n: n["driver"]["loaded"].update(version="580.82.07"), ["driver.reload"]),
+    ("another driver loaded and in use", _old_and_in_use, ["host.reboot"]),
+    ("initramfs stale", lambda n: n["host"]["initramfs"].update(stale=True), ["host.nouveau_off"]),
+    ("CDI service failed", _cdi_service_failed, ["toolkit.cdi_refresh"]),
+    ("CDI service without a specification", _cdi_service_without_spec, ["toolkit.cdi_refresh"]),
+    ("fabric manager stopped", _fabric(active=False), ["driver.fabricmanager"]),
+    ("fabric manager disabled", _fabric(enabled=False), ["driver.fabricmanager"]),
+    ("fabric manager of another version", _fabric(version="580.82.07"), ["driver.fabricmanager"]),
     ("CDI specification deleted", lambda n: n["container_runtime"]["cdi"].update(specs=[]), ["toolkit.cdi"]),
     ("CDI specification stale", _stale_spec, ["toolkit.cdi"]),
     (
@@ -254,7 +288,7 @@ def test_every_action_has_a_damage_that_asks_for_it() -> None:
     asked = {identifier for _, _, actions in DAMAGES for identifier in actions}
     node = planned(bare("20b5"))
     asked |= {action["id"] for action in node["actions"]}
-    coming = {"driver.source", "driver.pin", "driver.reload", "driver.fabricmanager", "toolkit.cdi_refresh"}
+    coming = {"driver.source", "driver.pin"}
     assert asked | coming == set(ACTIONS)
 
 

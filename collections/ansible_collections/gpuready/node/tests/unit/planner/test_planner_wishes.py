@@ -61,7 +61,12 @@ def test_accepted(name: str, value: Any, expected: Any) -> None:
             "must be one of auto, open, proprietary",
             "set nvidia_driver_flavour: open",
         ),
-        ("nvidia_driver_source", "cuda", "must be one of auto, ubuntu", "set nvidia_driver_source: cuda_repo"),
+        (
+            "nvidia_driver_source",
+            "cuda",
+            "must be one of auto, ubuntu",
+            "set nvidia_driver_source: cuda_repo",
+        ),
         ("gpu_verify_launch", "gpu", "must be one of auto, gpus", "set gpu_verify_launch: gpus"),
         ("host_reboot_allowed", "perhaps", "must be true or false", "set host_reboot_allowed: true"),
         ("host_reboot_max", -1, "must be a whole number", "set host_reboot_max: 1"),
