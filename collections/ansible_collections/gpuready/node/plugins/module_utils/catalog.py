@@ -63,7 +63,10 @@ class Framework:
     expect: Mapping[str, str]
     cuda: str
     cudnn: Optional[str]
+    # The interpreter within the image; those that the wheel is made for.
     python: Optional[str]
+    wheel_python: Optional[str]
+    compiler: Optional[str]
     archs: Optional[Tuple[str, ...]]
     archs_source: Optional[str]
     archs_basis: Optional[str]
@@ -72,6 +75,8 @@ class Framework:
     basis: str
     checked: str
     aliases: Tuple[str, ...] = ()
+    # The CUDA variant of a wheel, as its index names it: cu124.
+    variant: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -406,10 +411,7 @@ def _framework(row: _Row) -> Framework:
         limit.checked()
         limit.done()
     expect = row.sub("expect")
-    archs = None if row.get("archs", list, None) is None else row.texts("archs")
-    for arch in archs or ():
-        if not re.match(r"^(sm|compute)_\d{2,3}$", arch):
-            raise row.fail("archs", "%r is neither sm_XY nor compute_XY" % arch)
+    archs = None if row.get("archs", list, None) is None else _archs(row)
     row.text("image_size_source", None)
     row.text("image_size_basis", None, choices=BASES)
     found = Framework(
@@ -425,6 +427,8 @@ def _framework(row: _Row) -> Framework:
         cuda=row.version("cuda"),
         cudnn=row.text("cudnn", None),
         python=row.text("python", None),
+        wheel_python=row.text("wheel_python", None),
+        compiler=row.text("compiler", None),
         archs=archs,
         archs_source=row.text("archs_source", None),
         archs_basis=row.text("archs_basis", None, choices=BASES),
@@ -434,10 +438,75 @@ def _framework(row: _Row) -> Framework:
         checked=row.checked(),
         aliases=row.texts("aliases") if "aliases" in row.data else (),
     )
+    if archs is not None and not (found.archs_source and found.archs_basis):
+        raise row.fail("archs", "archs_source and archs_basis must say where they come from")
     if found.image is not None and ":" not in found.image:
         raise row.fail("image", "%r names no tag" % found.image)
     expect.done()
     row.done()
+    return found
+
+
+def _archs(row: _Row) -> Tuple[str, ...]:
+    archs = row.texts("archs")
+    for arch in archs:
+        if not re.match(r"^(sm|compute)_\d{2,3}$", arch):
+            raise row.fail("archs", "%r is neither sm_XY nor compute_XY" % arch)
+    return archs
+
+
+def _wheels(top: _Row) -> List[Tuple[Framework, _Row]]:
+    """The rows of wheel releases, expanded to one workload per CUDA variant."""
+    sets: Dict[str, Tuple[Tuple[str, ...], str, str]] = {}
+    for row in top.rows("wheel_archs", "name"):
+        _unique(sets, row.text("name"), (_archs(row), row.text("source"), row.basis()), row, "name")
+        row.checked()
+        row.done()
+    found = []
+    for row in top.rows("wheels", "release"):
+        framework, release = row.text("framework"), row.text("release")
+        default = row.text("default")
+        for field in ("default_basis", "python_basis"):
+            row.basis(field)
+        name = "%s-%s" % (framework, release)
+        variants = row.get("variants", dict)
+        if default not in variants:
+            raise row.fail("default", "%s is none of its variants %s" % (default, ", ".join(variants)))
+        for variant in variants:
+            numbers = re.match(r"^cu(\d+)(\d)$", variant)
+            if not numbers:
+                raise row.fail("variants", "%r is no CUDA variant such as cu124" % variant)
+            part = row.sub("variants")
+            part.where += " %s" % variant
+            part.data = variants[variant] if isinstance(variants[variant], dict) else {}
+            archs, archs_source, archs_basis = sets[part.text("archs", choices=sorted(sets))]
+            cuda = "%s.%s" % numbers.groups()
+            workload = Framework(
+                name="%s-%s" % (name, variant),
+                framework=framework,
+                version=row.text("version"),
+                image=None,
+                image_size_mib=None,
+                probe=None,
+                expect=MappingProxyType({"framework_version": release, "cuda": cuda}),
+                cuda=cuda,
+                cudnn=part.nullable("cudnn"),
+                python=None,
+                wheel_python=row.text("python"),
+                compiler=None,
+                archs=archs,
+                archs_source=archs_source,
+                archs_basis=archs_basis,
+                gpu_limits=(),
+                source=row.text("source"),
+                basis=row.basis(),
+                checked=row.checked(),
+                aliases=(name,) if variant == default else (),
+                variant=variant,
+            )
+            part.done()
+            found.append((workload, row))
+        row.done()
     return found
 
 
@@ -559,6 +628,19 @@ def _package_source(row: _Row) -> PackageSource:
     return found
 
 
+def _check_citations(file: str, where: str, value: Any, sources: Mapping[str, str]) -> None:
+    """Every source that a row names must be listed; the rows' own readers have checked the rest."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            cites = key == "source" or str(key).endswith("_source")
+            if cites and isinstance(item, str) and item not in sources:
+                raise CatalogError("%s: %s: field %s: %r is none of sources" % (file, where, key, item))
+            _check_citations(file, "%s %s" % (where, key) if where else str(key), item, sources)
+    elif isinstance(value, list):
+        for number, item in enumerate(value, start=1):
+            _check_citations(file, "%s row %d" % (where, number), item, sources)
+
+
 def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     """The catalog from the parsed files (`{file name: content}`) and the text of pci.ids."""
     sources: Dict[str, str] = {}
@@ -573,10 +655,23 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
                 raise top.fail("sources", "%s means something else in another file" % short)
             sources[short] = long
 
+    for file, top in tops.items():
+        _check_citations(file, "", {k: v for k, v in top.data.items() if k != "sources"}, sources)
+
     frameworks: Dict[str, Framework] = {}
     for row in tops["frameworks.yml"].rows("frameworks", "name"):
         framework = _framework(row)
         _unique(frameworks, framework.name, framework, row, "name")
+    for framework, row in _wheels(tops["frameworks.yml"]):
+        _unique(frameworks, framework.name, framework, row, "variants")
+    names: Dict[str, str] = {}
+    for framework in frameworks.values():
+        for name in (framework.name, *framework.aliases):
+            if name in names:
+                raise CatalogError(
+                    "frameworks.yml: %s names both %s and %s" % (name, names[name], framework.name)
+                )
+            names[name] = framework.name
 
     drivers = tops["drivers.yml"]
     branches: Dict[int, Branch] = {}
@@ -660,6 +755,9 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
             row.basis(),
         )
         _unique(architectures, arch.arch, arch, row, "arch")
+        for field in ("first_branch", "last_branch"):
+            if row.data.get(field) is not None and row.data[field] not in branches:
+                raise row.fail(field, "%s has no row in drivers.yml's branches" % row.data[field])
         row.checked()
         row.done()
     chips: Dict[str, Chip] = {}
