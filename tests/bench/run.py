@@ -62,16 +62,6 @@ class Measured:
     nodes: list[Cost] = field(default_factory=list)
 
 
-def apt_transactions(node: Node) -> int:
-    """Entries of apt's history that put something on the node."""
-    history = node.sh("cat /var/log/apt/history.log 2>/dev/null || true")
-    return sum(
-        1
-        for entry in history.split("\n\n")
-        if re.search(r"^(Install|Upgrade|Reinstall|Downgrade):", entry, re.M)
-    )
-
-
 def ssh_connections(node: Node) -> int:
     """Logins that sshd accepted since the node booted."""
     log = node.sh("journalctl --quiet --boot --identifier sshd --identifier sshd-session")
@@ -128,7 +118,7 @@ def overlap(log: str, node: Node, since: float) -> str:
 def measure(what: str, playbook: str, nodes: list[Node], folder: Path, *arguments: str) -> Measured:
     """Run a playbook on the nodes and take all numbers."""
     print(f"{what} …", file=sys.stderr, flush=True)
-    before = {node.name: (apt_transactions(node), ssh_connections(node)) for node in nodes}
+    before = {node.name: (node.apt_transactions(), ssh_connections(node)) for node in nodes}
     inventory = inventory_file(folder / "nodes.json", nodes)
     log = folder / f"{re.sub(r'[^a-z]+', '-', what)}.log"
     # A connection that an earlier run left open would hide what this one needs.
@@ -173,7 +163,7 @@ def measure(what: str, playbook: str, nodes: list[Node], folder: Path, *argument
                 node=node.name,
                 modules=modules_run(done.stdout, node),
                 ssh=ssh_connections(node) - ssh,
-                apt=apt_transactions(node) - apt,
+                apt=node.apt_transactions() - apt,
                 changed=len(fleet["nodes"][node.name]["changed_tasks"]),
                 overlap=overlap(text, node, since) if what.startswith("cold") else "",
             )

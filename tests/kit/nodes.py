@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -96,6 +97,10 @@ class Node:
             raise RuntimeError(f"{self.name}: {script}: {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def check_output(self, script: str) -> str:
+        """The same by testinfra's name: most of :mod:`kit.questions` can be asked of a node itself."""
+        return self.sh(script).strip("\n")
+
     def holds(self, script: str) -> bool:
         """Whether the script ends well."""
         return self.sh(f"({script}) >/dev/null 2>&1 && echo yes", check=False).strip() == "yes"
@@ -107,6 +112,12 @@ class Node:
     def fingerprint(self) -> fingerprint.Fingerprint:
         """Its state, to be compared with a later one."""
         return fingerprint.take(self.sh)
+
+    def apt_transactions(self) -> int:
+        """How many runs of apt have put packages on it, by apt's own history."""
+        history = self.sh("cat /var/log/apt/history.log 2>/dev/null || true")
+        put = re.compile(r"^(Install|Upgrade|Reinstall|Downgrade):", re.MULTILINE)
+        return sum(1 for entry in history.split("\n\n") if put.search(entry))
 
     def fault(self, *settings: str) -> None:
         """Change what is wrong with its hardware: ``gpu_off_bus=true``, ``--clear``."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 # linux-signatures-nvidia-<kernel> is left out: it belongs to a kernel and to every branch, and the held
 # modules depend on its exact version, so that it cannot move alone.
 DRIVER_PACKAGE = re.compile(
     r"^(nvidia-(?!container|docker|ctk)|libnvidia-(?!container)|linux-(modules|objects)-nvidia-"
-    r"|xserver-xorg-video-nvidia)"
+    r"|xserver-xorg-video-nvidia|libcuda1$|firmware-nvidia|cuda-drivers)"
 )
 TOOLKIT_PACKAGES = (
     "nvidia-container-toolkit",
@@ -19,6 +20,12 @@ TOOLKIT_PACKAGES = (
     "libnvidia-container1",
 )
 DAEMON_JSON = "/etc/docker/daemon.json"
+# What a headless node has no use for.
+GRAPHICS = re.compile(
+    r"^(xserver-|xorg|x11-|xinit|nvidia-settings|nvidia-xconfig|screen-resolution-extra|libgtk|libwayland"
+    r"|libnvidia-(gl|fbc1|egl)|nvidia-(driver-)?(libs|full)|mesa-|libgl1)"
+)
+VERSION = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 
 def installed_packages(host: Any) -> dict[str, str]:
@@ -34,6 +41,46 @@ def installed_packages(host: Any) -> dict[str, str]:
 def driver_packages(host: Any) -> dict[str, str]:
     """The installed packages of the NVIDIA driver, without the container toolkit's."""
     return {name: version for name, version in installed_packages(host).items() if DRIVER_PACKAGE.match(name)}
+
+
+def graphics_packages(host: Any) -> list[str]:
+    """Installed packages that only a screen needs."""
+    return sorted(name for name in installed_packages(host) if GRAPHICS.match(name))
+
+
+@dataclass(frozen=True)
+class DriverVersions:
+    """What must be one version; None where there is nothing."""
+
+    loaded: str | None
+    on_disk: str | None
+    userspace: str | None
+
+    @property
+    def agree(self) -> bool:
+        """Whether the driver is whole and of one version."""
+        return self.loaded is not None and self.loaded == self.on_disk == self.userspace
+
+
+# The libraries as the loader finds them, through whatever links. Debian's module has another file name.
+VERSIONS = r"""
+echo loaded: $(cat /proc/driver/nvidia/version 2>/dev/null)
+echo on_disk: $(modinfo -F version nvidia 2>/dev/null || modinfo -F version nvidia-current 2>/dev/null)
+for library in libcuda.so.1 libnvidia-ml.so.1; do
+    path=$(ldconfig -p | awk -v name=$library '$1 == name && /x86-64/ {print $NF; exit}')
+    echo userspace: $(readlink -f "$path" 2>/dev/null)
+done
+"""
+
+
+def driver_versions(host: Any) -> DriverVersions:
+    """The driver's version where it can differ; two libraries of different versions count as their pair."""
+    found: dict[str, set[str]] = {"loaded": set(), "on_disk": set(), "userspace": set()}
+    for line in host.check_output(VERSIONS).splitlines():
+        part, _, text = line.partition(": ")
+        if match := VERSION.search(text):
+            found[part].add(match.group(1))
+    return DriverVersions(*("+".join(sorted(versions)) or None for versions in found.values()))
 
 
 def held_packages(host: Any) -> set[str]:

@@ -108,9 +108,13 @@ def play(
     check: bool = False,
     arguments: str = "",
     environ: dict[str, str] | None = None,
+    cut_off_after: int | None = None,
     timeout: int = 1200,
 ) -> Run:
-    """One run of a playbook of this repository; its traces are kept in a folder of its own in ``folder``."""
+    """One run of a playbook of this repository; its traces are kept in a folder of its own in ``folder``.
+
+    ``cut_off_after``: after so many tasks that changed something, ansible-playbook is killed.
+    """
     own = Path(tempfile.mkdtemp(prefix=f"{Path(playbook).stem}-", dir=folder))
     hosts = list(limit)
     words = [f"-i {inventory}" for inventory in inventories]
@@ -134,13 +138,18 @@ def play(
     # ansible-runner began with everything that is set here; only what it added itself stays.
     added = {key: value for key, value in runner.config.env.items() if value != os.environ.get(key)}
     runner.config.env = {**added, **wanted}
+    if cut_off_after is not None:
+        runner.config.env["KIT_CUT_OFF_AFTER"] = str(cut_off_after)
+        runner.config.env["ANSIBLE_CALLBACK_PLUGINS"] += f":{Path(__file__).parent / 'callbacks'}"
     started = time.monotonic()
     runner.run()
     seconds = time.monotonic() - started
     with runner.stdout as output:
         text = output.read()
     assert runner.status != "timeout", f"{playbook} took longer than {timeout} s:\n{text}"
-    return Run(runner.rc, text, seconds, runner.stats or {}, own / "report", hosts)
+    # A run that was killed has no exit status.
+    rc = -1 if runner.rc is None else runner.rc
+    return Run(rc, text, seconds, runner.stats or {}, own / "report", hosts)
 
 
 @dataclass(frozen=True)
