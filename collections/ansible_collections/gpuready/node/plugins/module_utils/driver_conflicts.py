@@ -5,16 +5,58 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from .catalog import Catalog, PackageSource
-from .driver_options import Option, available, has_lists, suitable, versions_of
-from .requirements import DKMS, OPEN, PRECOMPILED, PROPRIETARY, ROLE, Requirement, conflict, dig
+from .catalog import Catalog, Framework, PackageSource
+from .driver_options import Installed, Node, Option, broken_rules, offer_of, suitable
+from .requirements import (
+    DKMS,
+    OPEN,
+    PRECOMPILED,
+    PROPRIETARY,
+    ROLE,
+    Memory,
+    Requirement,
+    RuleSet,
+    code_for,
+    collect,
+    conflict,
+    dig,
+    distinct,
+    gpu_key,
+    gpu_words,
+    limits_of,
+    runs_on,
+)
 from .versions import Version, driver_branch, driver_version, matches
 from .wishes import nearest
 
-# Requirements beyond this many are never contradictory all at once without a smaller set being so.
-_SMALLEST_SET_LIMIT = 4
+_WORKLOAD_RULES = ("cuda-minor", "cuda-ga", "ptx-jit")
+_GPU_RULES = ("gpu-first-branch", "gpu-last-branch", "gpu-product", "open-required", "open-impossible")
+# How many workloads, versions or releases a way out names.
+_NAMED = 3
+
+
+@dataclass
+class Question:
+    """What was asked for one node."""
+
+    node: Node
+    source: PackageSource
+    gpus: Sequence[Mapping[str, Any]]
+    workloads: Sequence[Framework]
+    wishes: Mapping[str, Any]
+    rules: RuleSet
+    today: str
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.node.catalog
+
+    @property
+    def pin(self) -> str:
+        return str(self.wishes["nvidia_driver_version"])
 
 
 def check_wishes(wishes: Mapping[str, Any], catalog: Catalog) -> List[Dict[str, Any]]:
@@ -58,36 +100,58 @@ def known_branches(wish: str, catalog: Catalog) -> List[str]:
     return nearest(wish, list(reversed(known)))
 
 
-def _smallest_contradiction(
-    options: Sequence[Option], requirements: Sequence[Requirement]
+# Contradictions --------------------------------------------------------------------------------------------
+
+
+def smallest_contradiction(
+    options: Sequence[Option], requirements: Iterable[Requirement]
 ) -> List[Requirement]:
-    """The smallest set of requirements that no option fulfils together."""
-    # A requirement that every option fulfils is part of no contradiction.
-    relevant = [rule for rule in requirements if not all(option.satisfies(rule) for option in options)]
-    for size in range(1, min(len(relevant), _SMALLEST_SET_LIMIT) + 1):
-        for chosen in itertools.combinations(relevant, size):
-            if not suitable(options, chosen):
-                return list(chosen)
-    return relevant
+    """The smallest set of requirements that no option fulfils together; [] when one fulfils all.
+
+    Each requirement is the set of options that break it, and those sets must cover all options. Of
+    requirements that break the same options one is enough, so few sets are left and all are tried.
+    """
+    everything = (1 << len(options)) - 1
+    breaks: Dict[int, Requirement] = {}
+    for rule in requirements:
+        mask = 0
+        for place, option in enumerate(options):
+            if not option.satisfies(rule):
+                mask |= 1 << place
+        # A requirement that every option fulfils is part of no contradiction.
+        if mask or not options:
+            breaks.setdefault(mask, rule)
+    # What breaks only options that another requirement breaks too may still be the one that is needed:
+    # nothing but equal sets is left out, so that the first requirement of equals speaks.
+    masks = list(breaks)
+    for size in range(1, len(masks) + 1):
+        for chosen in itertools.combinations(masks, size):
+            together = 0
+            for mask in chosen:
+                together |= mask
+            if together == everything:
+                return [breaks[mask] for mask in chosen]
+    return []
 
 
-def _contradictions(
-    options: Sequence[Option], requirements: Sequence[Requirement]
+def _all_contradictions(
+    options: Sequence[Option], rules: RuleSet
 ) -> List[Tuple[List[Requirement], List[Requirement]]]:
     """All independent contradictions, the smallest first, each with the requirements it stands among."""
-    remaining = list(requirements)
+    remaining = list(rules.rules)
     groups = []
-    while not suitable(options, remaining):
-        group = _smallest_contradiction(options, remaining)
+    while True:
+        group = smallest_contradiction(options, remaining)
+        if not group:
+            break
         groups.append(group)
-        remaining = [rule for rule in remaining if rule not in group]
-    return [
-        (group, [rule for rule in requirements if rule in group or rule in remaining]) for group in groups
-    ]
+        remaining = [rule for rule in remaining if not any(rule is other for other in group)]
+    return [(group, [rule for rule in rules.rules if rule in group or rule in remaining]) for group in groups]
 
 
-def _theory(catalog: Catalog, source: PackageSource, pin: str) -> List[Option]:
+def theory(catalog: Catalog, pin: str) -> List[Option]:
     """Every driver there could be, whatever apt has: contradictions in here are the requirements' own."""
+    family = catalog.package_sources[0].families[0]
     found = []
     numbers = set(catalog.branches)
     pinned = driver_branch(pin) if pin else None
@@ -99,19 +163,75 @@ def _theory(catalog: Catalog, source: PackageSource, pin: str) -> List[Option]:
                 continue
             for install in (PRECOMPILED, DKMS):
                 version = driver_version(pin) if pinned == branch else None
-                found.append(
-                    Option(branch, source.families[0], flavour, install, version, pin if version else None)
-                )
+                found.append(Option(branch, family, flavour, install, version, pin if version else None))
     return found
 
 
+def contradictions(question: Question) -> List[Dict[str, Any]]:
+    """Requirements that no driver could ever fulfil together, whatever apt has; empty when one could."""
+    catalog, rules = question.catalog, question.rules
+    options: List[Option] = Memory.of(catalog).recall(
+        "theory", question.pin, lambda: theory(catalog, question.pin)
+    )
+    possible = rules.facts.get("possible")
+    if possible is None:
+        possible = rules.facts["possible"] = any(not broken_rules(option, rules) for option in options)
+    if possible:
+        return []
+    return [
+        _contradiction(question, options, group, among)
+        for group, among in _all_contradictions(options, rules)
+    ]
+
+
+def _contradiction(
+    question: Question,
+    options: Sequence[Option],
+    rules: Sequence[Requirement],
+    among: Sequence[Requirement],
+) -> Dict[str, Any]:
+    kinds = {rule.rule for rule in rules}
+    identifier = "driver.contradiction"
+    what = "no driver can fulfil these requirements together: %s" % _listed(rules)
+    for wish, name in (("user-version", "version"), ("user-branch", "branch")):
+        if wish in kinds and any(rule.kind == "floor" for rule in rules):
+            identifier = "driver.%s_below_floor" % name
+            pin = next(rule for rule in rules if rule.rule == wish)
+            floor = next(rule for rule in rules if rule.kind == "floor")
+            what = "%s %s is older than %s, which %s needs" % (
+                pin.variable,
+                pin.value,
+                floor.value,
+                floor.subject,
+            )
+            break
+    return conflict(
+        identifier,
+        "host",
+        ROLE,
+        what,
+        [rule.sentence() for rule in rules],
+        _ways_out(question, rules, options, among),
+    )
+
+
+def _listed(rules: Sequence[Requirement]) -> str:
+    return ", ".join("%s (%s)" % (rule.requirement, rule.subject) for rule in rules)
+
+
+# Ways out --------------------------------------------------------------------------------------------------
+
+
 def _ways_out(
-    rules: Sequence[Requirement], options: Sequence[Option], requirements: Sequence[Requirement]
+    question: Question,
+    rules: Sequence[Requirement],
+    options: Sequence[Option],
+    among: Sequence[Requirement],
 ) -> List[str]:
     """What could be changed so that the contradiction goes away; wishes first."""
-    found = []
+    found: List[str] = []
     for rule in rules:
-        possible = suitable(options, [other for other in requirements if other is not rule])
+        possible = suitable(options, RuleSet(other for other in among if other is not rule))
         examples = sorted({o.version or str(o.branch) for o in possible}, key=Version, reverse=True)[:4]
         if rule.rule == "user-minimum":
             if examples:
@@ -120,158 +240,441 @@ def _ways_out(
             neutral = '""' if rule.rule == "user-version" else "auto"
             if examples:
                 found.append("leave %s at %s (%s would do)" % (rule.variable, neutral, ", ".join(examples)))
-        elif rule.rule in ("cuda-minor", "cuda-ga", "ptx-jit"):
-            found.append("take %s out of gpuready_workloads of this node" % rule.subject.split(" on ")[0])
+            elif rule.rule == "user-source":
+                found.append("leave %s at auto" % rule.variable)
+        elif rule.workload:
+            found += _other_workloads(question, rule.workload, options)
         elif rule.rule == "secure-boot":
-            found.append("boot a kernel that has precompiled modules in apt")
-            if examples:
-                found.append("switch Secure Boot off in the firmware")
+            found += _secure_boot_ways(question, bool(possible), options)
         elif rule.rule == "nvswitch":
             found.append("use an archive that has nvidia-fabricmanager at the driver's own version")
-        else:
-            found.append("keep %s in a node of its own, without what contradicts it" % rule.subject)
+        elif rule.kind == "hold":
+            found.append(_unhold(rule))
+            kept = next((v for _, version in rule.packages if (v := driver_version(version))), None)
+            if kept:
+                found.append('set nvidia_driver_version: "%s" to stay with what is held' % kept)
+        elif rule.rule == "rejected":
+            found.append('set nvidia_driver_version: "%s" to try it once more in spite of that' % rule.value)
+        elif rule.gpu:
+            found += _without_gpu(question, rule)
     return list(dict.fromkeys(found))
+
+
+def _unhold(rule: Requirement) -> str:
+    return "release the hold: apt-mark unhold %s" % " ".join(name for name, _ in rule.packages)
+
+
+def _gpus_of(question: Question, rule: Requirement) -> List[Mapping[str, Any]]:
+    assert rule.gpu is not None
+    field, value = rule.gpu
+    return [gpu for gpu in question.gpus if str(gpu.get(field)) == value]
+
+
+def _without_gpu(question: Question, rule: Requirement) -> List[str]:
+    """Drain or move the GPU; where it is the node's only kind, the rest must change."""
+    gpus = _gpus_of(question, rule)
+    if not gpus or len(gpus) == len(question.gpus):
+        return (
+            [
+                "use another node for it: this one's only GPU%s %s"
+                % ("s are" if len(question.gpus) > 1 else " is", gpu_words(gpus[0] if gpus else {}))
+            ]
+            if question.workloads and gpus
+            else []
+        )
+    places = ", ".join(str(gpu.get("pci")) for gpu in gpus)
+    return [
+        "move %s (%s) to a node of its own, or drain it here: bind it to vfio-pci, "
+        "and gpuready leaves it alone" % (gpu_words(gpus[0]), places)
+    ]
+
+
+def _other_workloads(question: Question, name: str, options: Sequence[Option]) -> List[str]:
+    """Workloads of the same framework that would do instead, and taking this one out."""
+    found = fitting_workloads(question, name, options)
+    ways = ["replace %s by %s in gpuready_workloads" % (name, " or ".join(found))] if found else []
+    return [*ways, "take %s out of gpuready_workloads of this node" % name]
+
+
+def fitting_workloads(question: Question, name: str, options: Sequence[Option]) -> List[str]:
+    """The workloads nearest to one that would run on this node's GPUs with one of these drivers."""
+    catalog = question.catalog
+    wrong = catalog.framework(name)
+    if wrong is None:
+        return []
+    others = [workload for workload in question.workloads if workload.name != name]
+    capabilities = [g["compute_capability"] for g in question.gpus if g.get("compute_capability")]
+    extra = [rule for rule in question.rules.rules if rule.kind == "hold"]
+
+    def fits(other: Framework) -> bool:
+        if not all(runs_on(other, asked) and not limits_of(other, asked) for asked in capabilities):
+            return False
+        rules = collect(
+            question.gpus,
+            [*others, other],
+            question.wishes,
+            catalog,
+            **_machine(question),
+        )
+        return bool(suitable(options, RuleSet([*rules, *extra])))
+
+    near = sorted(
+        (row for row in catalog.frameworks.values() if row.framework == wrong.framework and row.name != name),
+        key=lambda row: _distance(wrong, row),
+    )
+    found: List[str] = []
+    for other in near:
+        if fits(other):
+            found.append(other.name)
+            if len(found) == _NAMED:
+                break
+    return found
+
+
+def _machine(question: Question) -> Dict[str, Any]:
+    signed = question.rules.having("signed")
+    return {
+        "secure_boot": signed is not None,
+        "mok_enrolled": bool(signed and signed.value),
+        "nvswitches": question.node.nvswitches,
+        "rejected": [rule.value for rule in question.rules.rules if rule.kind == "rejected"],
+    }
+
+
+def _numbers(version: str) -> Tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def _distance(wrong: Framework, other: Framework) -> Tuple[Any, ...]:
+    """How far another workload is from the one that does not fit: the same version first, then near ones."""
+    mine, theirs = _numbers(wrong.version), _numbers(other.version)
+    apart = [abs(a - b) for a, b in itertools.zip_longest(mine, theirs, fillvalue=0)]
+    return (apart, theirs < mine, [-n for n in _numbers(other.cuda)], other.name)
+
+
+def _secure_boot_ways(question: Question, possible: bool, options: Sequence[Option]) -> List[str]:
+    """Sign, boot another kernel, or switch it off."""
+    ways = ["boot a kernel that has precompiled modules in apt"]
+    built = any(option.install == DKMS for option in options)
+    if built:
+        host = dig(question.node.observed, "host", "mok") or {}
+        debian = question.node.os_id == "debian"
+        key = host.get("key")
+        make = ""
+        if not key:
+            key = "/var/lib/dkms/mok.pub" if debian else "/var/lib/shim-signed/mok/MOK.der"
+            make = "dkms generate_mok && " if debian else "update-secureboot-policy --new-key && "
+        ways.insert(
+            0,
+            "enrol the key that DKMS signs with: %smokutil --import %s, reboot, "
+            "choose Enroll MOK on the console, then run again" % (make, key),
+        )
+    if possible:
+        ways.append("switch Secure Boot off in the firmware")
+    return ways
+
+
+# No code for a GPU -----------------------------------------------------------------------------------------
+
+
+def unsupported(question: Question) -> List[Dict[str, Any]]:
+    """Workloads that do not run on one of the GPUs, whatever the driver."""
+    found = []
+    for workload in question.workloads:
+        for gpu in distinct(question.gpus, "compute_capability"):
+            asked = gpu.get("compute_capability")
+            if asked and not _runs_on(question.catalog, workload, asked):
+                found.append(_unsupported(question, workload, gpu))
+    return found
+
+
+def _runs_on(catalog: Catalog, workload: Framework, asked: str) -> bool:
+    return Memory.of(catalog).recall("runs on", (id(workload), asked), lambda: runs_on(workload, asked))
+
+
+def _unsupported(question: Question, workload: Framework, gpu: Mapping[str, Any]) -> Dict[str, Any]:
+    asked = str(gpu["compute_capability"])
+    label = "%s (compute capability %s)" % (gpu_words(gpu), asked)
+    text = [limit.text for limit in limits_of(workload, asked) if limit.support == "none"]
+    if code_for(workload, asked)[0] == "none":
+        text.append("its wheel carries %s" % ", ".join(workload.archs or ()))
+        ptx = [a for a in workload.archs or () if a.startswith("compute_")]
+        if ptx:
+            text.append("its PTX (%s) is for newer GPUs only" % ", ".join(ptx))
+    key = (
+        workload.name,
+        gpu_key(question.gpus),
+        tuple(w.name for w in question.workloads),
+        tuple(rule.value for rule in question.rules.rules),
+    )
+    options = theory(question.catalog, question.pin)
+    ways = Memory.of(question.catalog).recall(
+        "other workloads", key, lambda: _other_workloads(question, workload.name, options)
+    )
+    rule = Requirement("", "", "", "", "", "", "", "", gpu=("compute_capability", asked))
+    drain = _without_gpu(question, rule) if len(_gpus_of(question, rule)) < len(question.gpus) else []
+    return conflict(
+        "framework.gpu_unsupported",
+        "framework",
+        ROLE,
+        "%s does not run on %s" % (workload.name, label),
+        text,
+        [*ways, *drain],
+    )
+
+
+# Holds and steps back --------------------------------------------------------------------------------------
+
+
+def hold_rule(node: Node, installed: Installed) -> Optional[Requirement]:
+    """What somebody else than gpuready has put on hold must stay as it is."""
+    record = dig(node.observed, "driver", "record")
+    if record is None and dig(node.observed, "apt", "unattended_upgrades", "guard_file"):
+        return None  # gpuready was here before it kept records: the holds are its own
+    own = set((record or {}).get("held") or ())
+    held = sorted(name for name, on in installed.held.items() if on and name not in own)
+    if not held or installed.branch is None:
+        return None
+    packages = tuple((name, installed.packages[name]) for name in held)
+    shown = ", ".join(held[:_NAMED]) + (", and %d more" % (len(held) - _NAMED) if len(held) > _NAMED else "")
+    return Requirement(
+        "hold",
+        "hold",
+        ",".join(held),
+        "%s as installed" % installed.package_version,
+        "held packages",
+        "somebody put %s on hold, and gpuready's own record does not name them" % shown,
+        "observed: apt-mark showhold",
+        "read",
+        packages=packages,
+    )
+
+
+def downgrade(question: Question, installed: Installed, best: Optional[Option]) -> Dict[str, Any]:
+    """Only an older driver suits, and nobody has asked for one."""
+    assert best is not None
+    kept = installed.option
+    broken = [rule.sentence() for rule in broken_rules(kept, question.rules)] if kept else []
+    where = "branch %d cannot be completed from apt" % (installed.branch or 0)
+    if best.branch == installed.branch:
+        wish = 'set nvidia_driver_version: "%s" to allow the step back' % (best.version or best.branch)
+    else:
+        wish = 'set nvidia_driver_branch: "%d" to allow the step back' % best.branch
+    return conflict(
+        "driver.downgrade",
+        "host",
+        ROLE,
+        "the installed driver %s does not suit, and the only suitable one is older: %s"
+        % (installed.version, best.words()),
+        broken or [where],
+        [wish],
+    )
+
+
+# Not to be had ---------------------------------------------------------------------------------------------
+
+
+def not_installable(question: Question, options: Sequence[Option], listed: bool) -> List[Dict[str, Any]]:
+    """What is required could exist, but not from this node's archive."""
+    node, source, rules = question.node, question.source, question.rules
+    where = "apt" if listed else "%s %s by the catalog" % (source.os.capitalize(), node.release)
+    if listed and source.distro:
+        where = "apt's source %s" % source.name
+    if question.pin and not any(
+        option.satisfies(rule) for rule in rules.rules if rule.kind == "version" for option in options
+    ):
+        return [_pin_missing(question, options, where)]
+    if not options:
+        return [_nothing_at_all(question, where)]
+    return [
+        _lacking(question, options, group, among, where)
+        for group, among in _all_contradictions(options, rules)
+    ]
+
+
+def _lacking(
+    question: Question,
+    options: Sequence[Option],
+    rules: Sequence[Requirement],
+    among: Sequence[Requirement],
+    where: str,
+) -> Dict[str, Any]:
+    node = question.node
+    kinds = {rule.rule for rule in rules}
+    wanted = _listed(rules)
+    identifier = "driver.not_installable"
+    what = "nothing that %s can install fulfils: %s" % (where, wanted)
+    if "hold" in kinds:
+        identifier = "driver.held"
+        what = "a driver package is on hold, which stands against: %s" % _listed(
+            [rule for rule in rules if rule.rule != "hold"]
+        )
+        if kinds == {"hold"}:
+            what = "a driver package is on hold, and apt cannot complete this very driver"
+    elif "secure-boot" in kinds:
+        identifier = "driver.secure_boot"
+        what = (
+            "Secure Boot is on and no suitable driver has precompiled, signed modules for kernel %s"
+            % node.running
+        )
+    elif kinds == {"user-branch"}:
+        identifier = "driver.branch_missing"
+        what = "nvidia_driver_branch is %r, which %s cannot install" % (rules[0].value, where)
+    because = [rule.sentence() for rule in rules]
+    because += _transitional(question, rules)
+    because.append("%s offers: %s" % (where, _offer_words(options)))
+    ways = _ways_out(question, rules, options, among)
+    if not kinds & {"hold"}:
+        ways += _elsewhere(question, among)
+        ways.append("add an archive (a mirror of your own) that has what fulfils: %s" % wanted)
+    return conflict(identifier, "host", ROLE, what, because, list(dict.fromkeys(ways)))
+
+
+def _transitional(question: Question, rules: Sequence[Requirement]) -> List[str]:
+    """Package names that look like the branch that was asked for, but install another."""
+    wanted = next((rule.value for rule in rules if rule.rule == "user-branch"), None)
+    found = []
+    for anchor in question.node.anchors(question.source):
+        if str(anchor.branch) != wanted:
+            continue
+        version = question.node.first(anchor.name)
+        branch = driver_branch(version)
+        if branch is not None and branch != anchor.branch:
+            found.append("%s is a transitional package: it installs %s" % (anchor.name, version))
+    return found
+
+
+def _elsewhere(question: Question, rules: Sequence[Requirement]) -> List[str]:
+    """Other sources of this release, and other releases, that have what is required."""
+    node, found = question.node, []
+    wanted = RuleSet(rule for rule in rules if rule.kind not in ("source", "hold"))
+    for source in node.sources:
+        if source is question.source:
+            continue
+        offer = offer_of(node, source)
+        fitting = suitable(offer.options, wanted)
+        if fitting:
+            versions = sorted(
+                {option.version or str(option.branch) for option in fitting}, key=Version, reverse=True
+            )
+            by = "" if offer.listed else " by the catalog"
+            found.append(
+                "set nvidia_driver_source: %s (it has %s%s)" % (source.name, ", ".join(versions[:_NAMED]), by)
+            )
+    found += _other_releases(question, wanted)
+    return found
+
+
+def _other_releases(question: Question, wanted: RuleSet) -> List[str]:
+    """Releases of the same system whose archive has, by the catalog, a branch that fits."""
+    node, catalog = question.node, question.catalog
+    fitting = {
+        option.branch
+        for option in suitable(
+            theory(catalog, ""), RuleSet(rule for rule in wanted if rule.kind not in ("version", "signed"))
+        )
+    }
+    found = []
+    for source in catalog.package_sources:
+        if source.os != node.os_id or source.distro:
+            continue
+        for release in source.releases:
+            if release == node.release:
+                continue
+            offered = {branch for numbers in source.offers.get(release, {}).values() for branch in numbers}
+            if offered & fitting:
+                newer = Version(release) > Version(str(node.release))
+                found.append((not newer, release, max(offered & fitting)))
+    named = [
+        "install %s %s, whose archive has branch %d by the catalog"
+        % (str(node.os_id).capitalize(), release, branch)
+        for _, release, branch in sorted(
+            found, key=lambda row: (row[0], Version(row[1]) if not row[0] else _Reversed(row[1]))
+        )
+    ]
+    return named[:2]
+
+
+class _Reversed(Version):
+    """The newest first."""
+
+    def __lt__(self, other: Version) -> bool:
+        return Version(other.text) < Version(self.text)
 
 
 def _offer_words(options: Sequence[Option]) -> str:
     if not options:
         return "nothing"
     by_version: Dict[str, List[str]] = {}
-    for option in sorted(options, key=lambda o: (-o.branch, o.install != PRECOMPILED, o.flavour)):
-        by_version.setdefault(option.package_version or str(option.branch), []).append(
-            "%s %s" % (option.flavour, option.install)
-        )
+    for option in sorted(options, key=lambda o: (-o.branch, o.install == DKMS, o.flavour)):
+        kind = "%s %s" % (option.flavour, option.install)
+        by_version.setdefault(option.package_version or str(option.branch), []).append(kind)
     return "; ".join(
         "%s (%s)" % (version, ", ".join(dict.fromkeys(kinds))) for version, kinds in by_version.items()
     )
 
 
-def _contradiction(
-    theory: Sequence[Option], rules: Sequence[Requirement], among: Sequence[Requirement]
-) -> Dict[str, Any]:
-    kinds = {rule.rule for rule in rules}
-    identifier = "driver.contradiction"
-    what = "no driver can fulfil these requirements together: %s" % ", ".join(
-        "%s (%s)" % (rule.requirement, rule.subject) for rule in rules
-    )
-    if "user-version" in kinds and any(rule.kind == "floor" for rule in rules):
-        identifier = "driver.version_below_floor"
-        pin = next(rule for rule in rules if rule.rule == "user-version")
-        floor = next(rule for rule in rules if rule.kind == "floor")
-        what = "nvidia_driver_version %s is older than %s, which %s needs" % (
-            pin.value,
-            floor.value,
-            floor.subject,
+def _nothing_at_all(question: Question, where: str) -> Dict[str, Any]:
+    node, source = question.node, question.source
+    name = "%s's" % source.os.capitalize()
+    needed = source.components.get(str(node.release), ())
+    ways = []
+    if needed:
+        words = "component%s %s" % ("s" if len(needed) > 1 else "", ", ".join(needed))
+        ways.append("enable %s %s in the apt sources, or use a mirror that has it" % (name, words))
+    elif source.distro:
+        ways.append(
+            "check nvidia_driver_repo_url (%s): the repository is there, but has no driver for this release"
+            % question.wishes.get("nvidia_driver_repo_url")
         )
-    elif "user-branch" in kinds and any(rule.kind == "floor" for rule in rules):
-        identifier = "driver.branch_below_floor"
-        pin = next(rule for rule in rules if rule.rule == "user-branch")
-        floor = next(rule for rule in rules if rule.kind == "floor")
-        what = "nvidia_driver_branch %s is older than %s, which %s needs" % (
-            pin.value,
-            floor.value,
-            floor.subject,
-        )
+    else:
+        ways.append("use a mirror that has the driver's packages")
+    ways.append("boot a kernel that apt has modules or headers for")
+    ways += _elsewhere(question, question.rules.rules)
     return conflict(
-        identifier,
+        "driver.not_installable",
         "host",
         ROLE,
-        what,
-        [rule.sentence() for rule in rules],
-        _ways_out(rules, theory, among),
+        "%s has no NVIDIA driver that fits this node's kernel" % where,
+        ["no known branch has a precompiled module, or packages and headers, for kernel %s" % node.running],
+        ways,
     )
 
 
-def not_installable(
-    observed: Mapping[str, Any],
-    options: Sequence[Option],
-    requirements: Sequence[Requirement],
-    source: PackageSource,
-    catalog: Catalog,
-    pin: str,
-) -> List[Dict[str, Any]]:
-    """What is required could exist, but not from this node's archive."""
-    listed = has_lists(observed)
-    where = "apt" if listed else "Ubuntu %s by the catalog" % dig(observed, "host", "os", "version_id")
-    kernel = dig(observed, "host", "kernel", "running")
-    missing = _pin_missing(observed, requirements, source, catalog, where, pin)
-    if missing:
-        return [missing]
-    if not options:
-        row = conflict(
-            "driver.not_installable",
-            "host",
-            ROLE,
-            "%s has no NVIDIA driver that fits this node's kernel" % where,
-            ["no known branch has a precompiled module, or packages and headers, for kernel %s" % kernel],
-            [
-                "enable Ubuntu's component restricted in the apt sources, or use a mirror that has it",
-                "boot a kernel that apt has modules or headers for",
-            ],
-        )
-        return [row]
-    found = []
-    for rules, among in _contradictions(options, requirements):
-        kinds = {rule.rule for rule in rules}
-        wanted = ", ".join("%s (%s)" % (rule.requirement, rule.subject) for rule in rules)
-        identifier, what = (
-            "driver.not_installable",
-            "nothing that %s can install fulfils: %s" % (where, wanted),
-        )
-        if "secure-boot" in kinds:
-            identifier = "driver.secure_boot"
-            what = (
-                "Secure Boot is on and no suitable driver has precompiled, signed modules for kernel %s"
-                % kernel
-            )
-        elif kinds == {"user-branch"}:
-            identifier = "driver.branch_missing"
-            what = "nvidia_driver_branch is %r, which %s cannot install" % (rules[0].value, where)
-        because = [rule.sentence() for rule in rules] + ["%s offers: %s" % (where, _offer_words(options))]
-        ways = _ways_out(rules, options, among)
-        ways.append("add an archive (a mirror of your own) that has what fulfils: %s" % wanted)
-        found.append(conflict(identifier, "host", ROLE, what, because, ways))
-    return found
-
-
-def contradictions(
-    requirements: Sequence[Requirement], source: PackageSource, catalog: Catalog, pin: str
-) -> List[Dict[str, Any]]:
-    """Requirements that no driver could ever fulfil together, whatever apt has; empty when one could."""
-    theory = _theory(catalog, source, pin)
-    return [_contradiction(theory, rules, among) for rules, among in _contradictions(theory, requirements)]
-
-
-def _pin_missing(
-    observed: Mapping[str, Any],
-    requirements: Sequence[Requirement],
-    source: PackageSource,
-    catalog: Catalog,
-    where: str,
-    pin: str,
-) -> Optional[Dict[str, Any]]:
-    """The conflict of an exact version that apt does not have; None when there is no pin, or apt has it."""
-    prefix = source.families[0].version_package.partition("{")[0]
-    everything = {
-        version
-        for name in dig(observed, "apt", "candidates") or {}
-        if re.match(re.escape(prefix) + r"\d", name)
-        for version in versions_of(observed, name)
-    }
-    if not pin or any(matches(version, pin) for version in everything):
-        return None
-    others = [rule for rule in requirements if rule.rule != "user-version"]
-    possible = suitable(available(observed, source, catalog), others)
+def _pin_missing(question: Question, options: Sequence[Option], where: str) -> Dict[str, Any]:
+    """An exact version that apt does not have (any more)."""
+    node, source, pin = question.node, question.source, question.pin
+    offered = sorted(
+        {
+            version
+            for anchor in node.anchors(source)
+            if anchor.name in node.candidates
+            for version in node.offered(anchor.name, source.origin)
+        },
+        key=Version,
+        reverse=True,
+    )
+    there = [version for version in offered if matches(version, pin)]
+    others = question.rules.without(*[rule for rule in question.rules.rules if rule.kind == "version"])
     better = sorted(
-        {option.version or "" for option in possible if option.version}, key=Version, reverse=True
+        {option.version for option in suitable(options, others) if option.version}, key=Version, reverse=True
     )
-    offered = sorted(everything, key=Version, reverse=True)
-    return conflict(
-        "driver.version_missing",
-        "host",
-        ROLE,
-        "nvidia_driver_version is %r, which %s cannot install" % (pin, where),
-        ["%s offers: %s" % (where, ", ".join(offered[:12]) or "no driver at all")],
-        ['set nvidia_driver_version: "%s"' % version for version in better[:3]]
-        + ["add the archive that still has it (a snapshot, a mirror of your own)"],
-    )
+    what = "nvidia_driver_version is %r, which %s cannot install" % (pin, where)
+    because = ["%s offers: %s" % (where, ", ".join(offered[:12]) or "no driver at all")]
+    if there:
+        because.insert(0, "apt has %s, but no module for kernel %s goes with it" % (there[0], node.running))
+    ways = ['set nvidia_driver_version: "%s"' % version for version in better[:_NAMED]]
+    for other in node.sources:
+        if other is not source:
+            same = [
+                o for o in offer_of(node, other).options if o.version and matches(str(o.package_version), pin)
+            ]
+            if same:
+                ways.append("set nvidia_driver_source: %s, which has it" % other.name)
+    if there:
+        ways.append(
+            "install the kernel's headers (linux-headers-%s): DKMS can build that version" % node.running
+        )
+    else:
+        ways.append("add an archive that still has it: a snapshot of that day, or a mirror of your own")
+    return conflict("driver.version_missing", "host", ROLE, what, because, ways)

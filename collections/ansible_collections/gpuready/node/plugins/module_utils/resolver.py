@@ -6,27 +6,50 @@ Pure functions of the observation, the wishes and the catalog.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import total_ordering
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
-from .driver_conflicts import check_wishes, contradictions, not_installable
-from .driver_options import Installed, Option, available, has_lists, read_installed, source_of, suitable
+from .driver_conflicts import (
+    Question,
+    check_wishes,
+    contradictions,
+    downgrade,
+    hold_rule,
+    not_installable,
+    unsupported,
+)
+from .driver_options import (
+    Installed,
+    Node,
+    Offer,
+    Option,
+    broken_rules,
+    installed_on,
+    offer_of,
+    suitable,
+)
 from .requirements import (
     DKMS,
+    METAPACKAGE,
     OPEN,
     PRECOMPILED,
     PROPRIETARY,
-    ROLE,
     Requirement,
-    collect,
+    RuleSet,
     conflict,
     dig,
+    rule_set,
 )
-from .versions import compare
+from .versions import compare, matches
 
 NO_LISTS = (
     "apt has no package lists on this node: the driver was chosen by the catalog "
+    "and is confirmed when the lists are there"
+)
+NO_SOURCE = (
+    "apt does not know the drivers of the source %s yet: the driver was chosen by the catalog "
     "and is confirmed when the lists are there"
 )
 
@@ -52,6 +75,33 @@ class Resolution:
     keeps_installed: bool = False
     installed: Optional[Installed] = None
     explicit: bool = False  # a branch, version, flavour or source was asked for: that is consent to a change
+    listed: bool = True  # by apt; False: by the catalog, because apt does not know the source yet
+    rules: RuleSet = field(default_factory=lambda: RuleSet(()))
+
+    @property
+    def chain(self) -> str:
+        """The reasons in one line, the one that decided marked."""
+        return chain(self.option.name(), self.because) if self.option else ""
+
+
+def chain(name: str, because: Sequence[Mapping[str, Any]]) -> str:
+    """`580-server-open: A100 needs >=450; tensorflow-2.9 on ampere needs >=460.27.03 <- this bound`."""
+    parts = []
+    for row in because:
+        if row["rule"] in ("preference", "install", "keep-installed"):
+            continue
+        said = {
+            "user-version": "%(subject)s asks for %(requirement)s",
+            "user-branch": "%(subject)s asks for %(requirement)s",
+            "user-flavour": "%(subject)s asks for %(requirement)s",
+            "user-source": "%(subject)s asks for %(requirement)s",
+            "user-minimum": "%(subject)s asks for %(requirement)s",
+            "rejected": "%(subject)s failed verification here",
+            "ptx-jit": "%(subject)s needs %(requirement)s (its PTX is compiled by the driver)",
+            "cuda-minor": "%(subject)s needs %(requirement)s (minor-version compatibility)",
+        }.get(row["rule"], "%(subject)s needs %(requirement)s") % row
+        parts.append(said + (" \u2190 this bound" if row["bound"] else ""))
+    return "%s: %s" % (name, "; ".join(parts) or "nothing is demanded")
 
 
 def _support_rank(branch: int, catalog: Catalog, today: str) -> int:
@@ -66,34 +116,85 @@ def _support_rank(branch: int, catalog: Catalog, today: str) -> int:
     return {"long_term": 5, "production": 6}.get(entry.kind, 7)
 
 
+# The ladder of ways: the module of the running kernel, ready-made before built; then the next boot's kernel.
+_LADDER = {
+    (PRECOMPILED, False): 0,
+    (METAPACKAGE, False): 1,
+    (METAPACKAGE, True): 1,
+    (DKMS, False): 2,
+    (PRECOMPILED, True): 3,
+    (DKMS, True): 4,
+}
+
+
+@total_ordering
+class _Newest:
+    """Versions in a sort key, the newest first."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Newest) and compare(self.text, other.text) == 0
+
+    def __lt__(self, other: "_Newest") -> bool:
+        return compare(self.text, other.text) > 0
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass
+class Preference:
+    """Which of several suitable drivers is the better one."""
+
+    catalog: Catalog
+    today: str
+    flavour: Optional[str] = None  # the one to stay with
+    version: Optional[str] = None  # the package version to stay with
+    reboot_allowed: bool = True
+    ranks: Dict[int, int] = field(default_factory=dict)
+
+    def key(self, option: Option) -> Tuple[Any, ...]:
+        branch = option.branch
+        rank = self.ranks.get(branch)
+        if rank is None:
+            rank = self.ranks[branch] = _support_rank(branch, self.catalog, self.today)
+        wanted = self.flavour or (OPEN if branch >= self.catalog.open_default else PROPRIETARY)
+        families = option.source.families if option.source else ()
+        place = next((i for i, family in enumerate(families) if family is option.family), 0)
+        return (
+            rank,
+            -branch,
+            option.reboot and not self.reboot_allowed,
+            # A driver that the next boot loses is the last choice within its branch.
+            option.without_next_boot is not None,
+            _LADDER[option.install, option.reboot],
+            place,
+            option.flavour != wanted,
+            option.package_version != self.version if self.version else False,
+            option.exact,
+            _Newest(option.package_version or "0"),
+            option.family.family,
+            option.flavour,
+        )
+
+    def best(self, options: Sequence[Option]) -> Optional[Option]:
+        if len(options) < 2:
+            return options[0] if options else None
+        return min(options, key=self.key)
+
+
 def prefer(
     options: Sequence[Option],
-    source: PackageSource,
+    source: Optional[PackageSource],
     catalog: Catalog,
     today: str,
     flavour: Optional[str] = None,
 ) -> Optional[Option]:
     """The best of the suitable options: supported long-term first, then newest; precompiled first."""
-
-    def key(option: Option) -> Tuple[Any, ...]:
-        wanted = flavour or (OPEN if option.branch >= catalog.open_default else PROPRIETARY)
-        return (
-            _support_rank(option.branch, catalog, today),
-            -option.branch,
-            option.install != PRECOMPILED,
-            source.families.index(option.family),
-            option.flavour != wanted,
-        )
-
-    return min(options, key=key) if options else None
-
-
-def _highest_floor(requirements: Sequence[Requirement]) -> Optional[Requirement]:
-    best: Optional[Requirement] = None
-    for rule in requirements:
-        if rule.kind == "floor" and (best is None or compare(rule.value, best.value) > 0):
-            best = rule
-    return best
+    return Preference(catalog, today, flavour).best(options)
 
 
 def resolve(
@@ -106,125 +207,216 @@ def resolve(
     gpus: Sequence[Mapping[str, Any]],
 ) -> Resolution:
     """Choose the driver for one node."""
-    source = source_of(observed, wishes, catalog)
-    assert source is not None, "the planner has refused what no source covers"
-    requirements = collect(
+    node = Node(observed, catalog)
+    pin = wishes["nvidia_driver_version"]
+    rules = rule_set(
         gpus,
         workloads,
         wishes,
         catalog,
         secure_boot=dig(observed, "host", "secure_boot"),
-        nvswitches=len(dig(observed, "host", "nvswitches") or []),
+        mok_enrolled=dig(observed, "host", "mok", "enrolled"),
+        nvswitches=node.nvswitches,
+        rejected=_rejected(observed, pin),
     )
-    floor = _highest_floor(requirements)
-    result = Resolution(None, requirements, [], floor.value if floor else None, [], [])
+    floor = rules.floor
+    result = Resolution(None, list(rules.rules), [], floor.value if floor else None, [], [], rules=rules)
+    result.explicit = bool(pin) or any(
+        wishes["nvidia_driver_" + name] != "auto" for name in ("branch", "flavour", "source")
+    )
     result.conflicts += check_wishes(wishes, catalog)
     if result.conflicts:
         return result
-    pin = wishes["nvidia_driver_version"]
-    result.conflicts += contradictions(requirements, source, catalog, pin)
+    source = next((s for s in node.sources if wishes["nvidia_driver_source"] in ("auto", s.name)), None)
+    if source is None:
+        result.conflicts.append(_no_source(node, wishes))
+        return result
+    installed = result.installed = installed_on(node, source)
+    question = Question(node, source, gpus, workloads, wishes, rules, today)
+    result.conflicts += unsupported(question)
+    result.conflicts += contradictions(question)
     if result.conflicts:
         return result
 
-    installed = read_installed(observed, source, catalog)
     kept = installed.option
-    if (
-        kept
-        and all(kept.satisfies(rule) for rule in requirements)
-        and _signature_fits(observed, requirements)
-    ):
+    if kept and not broken_rules(kept, rules) and _signature_fits(observed, rules):
         result.option, result.keeps_installed = kept, True
-        _explain(result, [kept], source, catalog, today, has_lists(observed), floor)
+        _explain(result, [kept], [kept], catalog, today, node.listed)
         return result
 
-    options = available(observed, source, catalog, pin)
-    fitting = suitable(options, requirements)
-    if not fitting:
-        result.conflicts += not_installable(observed, options, requirements, source, catalog, pin)
-        return result
-    # A driver that is half there (a new kernel, a lost package) is completed, not replaced.
-    same = [o for o in fitting if o.branch == installed.branch and o.family == installed.family]
-    chosen = prefer(same or fitting, source, catalog, today, installed.flavour if same else None)
-    assert chosen is not None
-    explicit = wishes["nvidia_driver_branch"] != "auto" or bool(pin)
-    if installed.branch is not None and chosen.branch < installed.branch and not explicit:
-        broken = [rule.sentence() for rule in requirements if kept and not kept.satisfies(rule)]
-        result.conflicts.append(
-            conflict(
-                "driver.downgrade",
-                "host",
-                ROLE,
-                "the installed driver %s does not suit, and the only suitable one is older: %s"
-                % (installed.version, chosen.words()),
-                broken or ["branch %d cannot be completed from apt" % installed.branch],
-                ['set nvidia_driver_branch: "%d" to allow the step back' % chosen.branch],
-            )
-        )
-        return result
-    result.option = chosen
-    result.notes += list(chosen.notes)
-    _explain(result, fitting, source, catalog, today, has_lists(observed), floor, options)
-    return result
+    offer = offer_of(node, source)
+    return _choose(result, question, offer, installed)
 
 
-def _signature_fits(observed: Mapping[str, Any], requirements: Sequence[Requirement]) -> bool:
+def _rejected(observed: Mapping[str, Any], pin: str) -> Tuple[str, ...]:
+    """Versions that failed verification on this node; one that is asked for by name gets another chance."""
+    rows = dig(observed, "driver", "record", "rejected")
+    if not rows:
+        return ()
+    found = []
+    for row in rows:
+        version, package = row.get("version"), row.get("package_version")
+        if pin and (pin == version or (package and matches(package, pin))):
+            continue
+        if version and version not in found:
+            found.append(version)
+    return tuple(found)
+
+
+def _no_source(node: Node, wishes: Mapping[str, Any]) -> Dict[str, Any]:
+    name = wishes["nvidia_driver_source"]
+    system = dig(node.observed, "host", "os", "pretty_name") or "%s %s" % (node.os_id, node.release)
+    others = [source.name for source in node.sources]
+    return conflict(
+        "driver.source_unsupported",
+        "host",
+        "nvidia_driver",
+        "nvidia_driver_source is %r, which has no drivers for %s" % (name, system),
+        ["sources for %s: %s" % (system, ", ".join(others) or "none")],
+        ["set nvidia_driver_source: %s" % other for other in ("auto", *others)]
+        if others
+        else ["install a release that gpuready has a driver source for"],
+    )
+
+
+def _signature_fits(observed: Mapping[str, Any], rules: RuleSet) -> bool:
     """Under Secure Boot an installed module must be signed (or loaded already, which proves it)."""
-    if not any(rule.kind == "signed" for rule in requirements):
+    if rules.having("signed") is None:
         return True
     return dig(observed, "driver", "on_disk", "signed") is not False or bool(
         dig(observed, "driver", "loaded")
     )
 
 
+def _choose(result: Resolution, question: Question, offer: Offer, installed: Installed) -> Resolution:
+    """The best of what can be had, after what the installed driver and its holds allow."""
+    node, catalog, today, wishes = question.node, question.node.catalog, question.today, question.wishes
+    rules, pin = result.rules, wishes["nvidia_driver_version"]
+    hold = hold_rule(node, installed)
+    if hold:
+        # Holds are this node's own: the rules that others share stay as they are.
+        rules = result.rules = question.rules = RuleSet((*rules.rules, hold))
+        result.requirements.append(hold)
+    options, listed = offer
+    everything = list(options)
+    elsewhere = installed.source is not None and installed.source is not question.source
+    if elsewhere and installed.source and wishes["nvidia_driver_source"] == "auto":
+        # What came from elsewhere is completed from there.
+        mine = offer_of(node, installed.source)
+        everything += mine.options if mine.listed else []
+    fitting = suitable(everything, rules)
+    same = [
+        option
+        for option in fitting
+        if option.branch == installed.branch
+        and option.family is installed.family
+        and option.source is installed.source
+        and (pin or not _is_older(option, installed))
+    ]
+    preference = Preference(catalog, today, reboot_allowed=bool(wishes.get("host_reboot_allowed", True)))
+    if same:
+        # A driver that is half there (a new kernel, a lost package) is completed, not replaced.
+        preference.flavour, preference.version = installed.flavour, installed.package_version
+        chosen = preference.best(same)
+    else:
+        forward = [o for o in fitting if result.explicit or not _is_older(o, installed)]
+        own = [option for option in forward if option.source is question.source]
+        chosen = preference.best(own or forward)
+    if chosen is None:
+        if fitting:
+            result.conflicts.append(downgrade(question, installed, preference.best(fitting)))
+        else:
+            result.conflicts += not_installable(question, everything, listed)
+        return result
+    result.option, result.listed = chosen, chosen.version is not None or listed
+    result.notes += list(chosen.notes)
+    pool = [option for option in everything if option.source is chosen.source]
+    _explain(
+        result,
+        [o for o in fitting if o.source is chosen.source],
+        pool,
+        catalog,
+        today,
+        node.listed,
+        preference,
+    )
+    if chosen.install == DKMS and dig(node.observed, "host", "secure_boot") is None:
+        result.notes.append(
+            "whether Secure Boot is on could not be read: if it is, the kernel refuses the module "
+            "that DKMS builds until its key is enrolled"
+        )
+    return result
+
+
+def _is_older(option: Option, installed: Installed) -> bool:
+    """Would it be a step back?"""
+    if installed.branch is None or installed.version is None:
+        return False
+    if option.version is None:
+        return option.branch < installed.branch
+    if option.branch != installed.branch:
+        return option.branch < installed.branch
+    if option.source is installed.source and option.package_version and installed.package_version:
+        return compare(option.package_version, installed.package_version) < 0
+    return compare(option.version, installed.version) < 0
+
+
 def _bound(
-    requirements: Sequence[Requirement],
+    rules: RuleSet,
     everything: Sequence[Option],
     chosen: Option,
-    source: PackageSource,
-    catalog: Catalog,
-    today: str,
-    floor: Optional[Requirement],
+    preference: Preference,
     kept: bool,
 ) -> Optional[Requirement]:
-    """What decided: a pin, else a limit that ruled a better branch out, else the highest floor."""
-    for rule in requirements:
+    """What decided: a pin, else a limit that ruled a better driver out, else the highest floor."""
+    for rule in rules.rules:
         if rule.rule in ("user-version", "user-branch"):
             return rule
-    if not kept:
-        for rule in requirements:
-            if rule.kind in ("last_branch", "flavour", "signed", "fabric"):
-                # Several GPUs may set the same limit: it is gone only when all of them are.
-                without = [o for o in requirements if (o.kind, o.value) != (rule.kind, rule.value)]
-                best = prefer(suitable(everything, without), source, catalog, today)
-                if best and best.branch != chosen.branch:
-                    return rule
-    return floor or next(iter(requirements), None)
+    if not kept and len(everything) > 1:
+        mine = preference.key(chosen)
+        ruled_out: List[Requirement] = []
+        for option in everything:
+            broken = broken_rules(option, rules)
+            # Several GPUs may set the same limit: it is gone only when all of them are.
+            if not broken or broken[0].kind not in _LIMITS:
+                continue
+            if any((rule.kind, rule.value) != (broken[0].kind, broken[0].value) for rule in broken):
+                continue
+            if broken[0] in ruled_out:
+                continue
+            same = option.branch == chosen.branch
+            if (not same or broken[0].kind in _VERSION_LIMITS) and preference.key(option) < mine:
+                ruled_out.append(broken[0])
+        if ruled_out:
+            return next(rule for rule in rules.rules if rule in ruled_out)
+    return rules.floor or next(iter(rules.rules), None)
+
+
+_LIMITS = ("last_branch", "flavour", "signed", "fabric", "rejected", "hold")
+# Limits that may also decide between versions of one branch.
+_VERSION_LIMITS = ("rejected", "hold", "fabric")
 
 
 def _explain(
     result: Resolution,
     fitting: Sequence[Option],
-    source: PackageSource,
+    everything: Sequence[Option],
     catalog: Catalog,
     today: str,
-    listed: bool,
-    floor: Optional[Requirement],
-    everything: Sequence[Option] = (),
+    has_lists: bool,
+    preference: Optional[Preference] = None,
 ) -> None:
     """Fill in why this option was chosen."""
     chosen = result.option
     assert chosen is not None
     bound = _bound(
-        result.requirements,
-        everything or fitting,
+        result.rules,
+        everything,
         chosen,
-        source,
-        catalog,
-        today,
-        floor,
+        preference or Preference(catalog, today),
         result.keeps_installed,
     )
-    result.because = [rule.row(rule is bound) for rule in result.requirements]
+    result.because = [rule.row(rule is bound) for rule in result.rules.rules]
 
     def add(rule: str, requirement: str, subject: str, text: str, cite: str, basis: str = "read") -> None:
         result.because.append(
@@ -268,19 +460,8 @@ def _explain(
             "preference", "branch %d" % chosen.branch, "choice", text, catalog.cite(entry.source), entry.basis
         )
     if not result.keeps_installed:
-        if chosen.install == DKMS:
-            text = "apt has no precompiled module that fits this kernel: DKMS builds it on the node"
-        elif listed:
-            text = "signed by the distribution and made for this very kernel: nothing is compiled on the node"
-        else:
-            text = "assumed: apt has no lists yet to ask"
-        add(
-            "install",
-            chosen.install,
-            "kernel module",
-            text,
-            "observed: apt's candidates" if listed else "catalog",
-        )
+        text, cite = _install_words(chosen, result.listed)
+        add("install", chosen.install, "kernel module", text, cite)
     if entry is None:
         result.notes.append(
             "driver branch %d is not in the catalog: its end of life and limits are unknown" % chosen.branch
@@ -294,8 +475,28 @@ def _explain(
         result.notes.append(
             "driver branch %d nears its end of life (%s)" % (chosen.branch, entry.end_of_life)
         )
-    if not listed and not result.keeps_installed:
-        result.notes.append(NO_LISTS)
+    if not result.listed and not result.keeps_installed:
+        name = chosen.source.name if chosen.source else ""
+        result.notes.append(NO_SOURCE % name if has_lists else NO_LISTS)
+
+
+def _install_words(chosen: Option, listed: bool) -> Tuple[str, str]:
+    """(text, source) of the way in which the module comes."""
+    after = " (after a reboot into kernel %s)" % chosen.kernel if chosen.reboot else ""
+    if chosen.install == DKMS:
+        text = "apt has no precompiled module that fits this kernel: DKMS builds it on the node"
+        if not chosen.family.kernel_modules:
+            text = "this source has no precompiled modules: DKMS builds it on the node"
+        return text + after, "observed: apt's candidates" if listed else "catalog"
+    if not listed:
+        return "assumed: apt has no lists yet to ask", "catalog"
+    if chosen.install == METAPACKAGE:
+        text = "apt has no module for the running kernel: the metapackage brings kernel %s and its module"
+        return text % chosen.kernel + after, "observed: apt's candidates"
+    text = "signed by the distribution and made for this very kernel: nothing is compiled on the node"
+    if chosen.reboot:
+        text = "signed by the distribution and made for the next boot's kernel"
+    return text + after, "observed: apt's candidates"
 
 
 def _months(today: str, end: str) -> int:
