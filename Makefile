@@ -7,10 +7,10 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify test lint unit bench
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify test test-real-driver lint unit bench
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.installed ## the Python environment in .venv, the same on every machine
 
@@ -42,6 +42,9 @@ verify: env ## run the TensorFlow container on the lab's nodes again
 
 test: env ## everything that CI runs
 	$(VENV)/bin/python tests/run_all.py
+
+test-real-driver: env ## NVIDIA's real driver on Debian nodes of the lab: real packages, real DKMS builds (not in make test)
+	$(VENV)/bin/python -m pytest -v -m real_driver tests/real_driver
 
 lint: env ## ruff, mypy, yamllint, ansible-lint
 	$(VENV)/bin/python tests/run_all.py lint

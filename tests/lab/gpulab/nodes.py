@@ -338,6 +338,8 @@ def create(
             f"--network={settings.NETWORK}",
             f"--publish=127.0.0.1:{port}:22",
             *RUN_FLAGS,
+            # A real modprobe must not reach the kernel of this machine.
+            *(["--cap-drop=SYS_MODULE"] if hardware.get("kernel_tools") == "real" else []),
             f"--volume={volume}:/var/lib/docker",
             *(f"--label={key}={value}" for key, value in labels.items()),
             node_image(suite),

@@ -1,15 +1,13 @@
 """Debian nodes for NVIDIA's real driver: a snapshot of Debian's real archives, and nodes that use it.
 
-Real: every package, byte for byte, with the archive's own index entries and paths; apt, dpkg, DKMS, the compiler,
-Debian's kernels and headers, modprobe, update-initramfs. Simulated: the GPU on the node's PCI bus, and the snapshot's
-signature (the lab's key, because what is signed is only the part of the archive that was fetched).
+Real: every package, byte for byte, with the archive's own index entries and paths; apt, dpkg, DKMS, the
+compiler, Debian's kernels and headers, modprobe, update-initramfs. Simulated: the GPU on the node's PCI bus,
+and the snapshot's signature (the lab's key, because it signs only the part of the archive that was fetched).
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import json
 import os
 import re
 import shutil
@@ -35,8 +33,8 @@ ARCHIVES = {
     "debian-security": "http://mirror.example/debian-security",
 }
 
-#: The driver as a compute node wants it, and `nvidia-driver`: with it in the archive, a role that let recommended
-#: packages in would really get X.
+#: The driver as a compute node wants it, and `nvidia-driver`: with it in the archive, a role that let
+#: recommended packages in would really get X.
 DRIVER = (
     "nvidia-kernel-dkms",
     "nvidia-smi",
@@ -84,7 +82,13 @@ RELEASES: dict[str, Release] = {
         "11",
         ("main", "contrib", "non-free"),
         # Of what the security archive offers for this old release, its pool has lost a part.
-        (Wanted(DRIVER + KERNEL, (*FAMILY, "src:nvidia-modprobe", "src:linux*"), "bullseye"),),
+        (
+            Wanted(
+                DRIVER + KERNEL,
+                (*FAMILY, "src:nvidia-modprobe", "src:linux", "src:linux-signed-amd64"),
+                "bullseye",
+            ),
+        ),
     ),
     "bookworm": Release(
         "debian-12",
@@ -97,7 +101,11 @@ RELEASES: dict[str, Release] = {
         "debian-13",
         "13",
         ("main", "contrib", "non-free", "non-free-firmware"),
-        (Wanted((*DRIVER, "nvidia-open-kernel-dkms", *KERNEL)),),
+        # Two kernels: the module does not build for each of them.
+        (
+            Wanted((*DRIVER, "nvidia-open-kernel-dkms", *KERNEL)),
+            Wanted(KERNEL, ("src:linux", "src:linux-signed-amd64"), "trixie"),
+        ),
     ),
 }
 
@@ -282,6 +290,16 @@ def fetch(codename: str, *, refresh: bool = False) -> Path:
     return root
 
 
+def versions(codename: str, package: str) -> set[str]:
+    """The versions of a package in the snapshot."""
+    found = set()
+    for index in (home() / "archive" / codename).rglob("Packages"):
+        for stanza in index.read_text().split("\n\n"):
+            if stanza.startswith(f"Package: {package}\n"):
+                found |= set(re.findall(r"^Version: (.*)$", stanza, flags=re.MULTILINE))
+    return found
+
+
 def size_mib(codename: str) -> int:
     """How much a release's snapshot takes."""
     return sum(path.stat().st_size for path in (home() / "archive" / codename).rglob("*.deb")) >> 20
@@ -316,7 +334,7 @@ def sources(codename: str) -> str:
 
 
 def node_up(name: str, codename: str, gpus: tuple[str, ...]) -> nodes.Node:
-    """A bare Debian node with real kernel tools, a real Debian kernel for its next boot, and the snapshot's apt."""
+    """A Debian node with real kernel tools, Debian's kernel for its next boot, and the snapshot's apt."""
     release = RELEASES[codename]
     hardware: dict[str, Any] = {
         **nodes.hardware_profile(release.os, gpus, None),
@@ -324,44 +342,29 @@ def node_up(name: str, codename: str, gpus: tuple[str, ...]) -> nodes.Node:
     }
     node = lab.node_up(NodeSpec(nodes.full_name(name), release.os, ()), hardware)
     docker = lab.engine.require()
-    fetch(codename)
-    serve(docker)
+    with lab.exclusive(KEY):
+        fetch(codename)
+        serve(docker)
     keyring = home() / "keyring.gpg"
     keys.export_public(KEY, keyring)
     files: dict[str, tuple[int, bytes] | str] = {
         "etc/apt/sources.list.d/debian.sources": (0o644, sources(codename).encode()),
         KEYRING.lstrip("/"): (0o644, keyring.read_bytes()),
     }
-    shell = ["exec", node.name, "sh", "-ec"]
-    # /boot holds the kernel that runs, which is this machine's; a Debian node boots what Debian installs.
-    docker.out(*shell, "rm -f /etc/apt/sources.list /etc/apt/sources.list.d/* /boot/*")
+    # /boot names the kernel that runs, which is this machine's; a Debian node boots what Debian installs.
+    inside(docker, node, "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /boot/*", "clearing")
     rootfs.copy_in(docker, node.name, rootfs.overlay([], files))
-    docker.out(*shell, "apt-get --quiet update", what=f"fetching the package lists on {node.name}")
+    inside(docker, node, "apt-get --quiet update", "fetching the package lists")
+    install(docker, node, "linux-image-cloud-amd64")
     return node
 
 
-def kernel_up(docker: Docker, node: nodes.Node) -> str:
-    """Install Debian's kernel on a node, as a Debian machine has it; which one the next boot would take."""
-    docker.out(
-        "exec",
-        "--env=DEBIAN_FRONTEND=noninteractive",
-        node.name,
-        "apt-get",
-        "--quiet",
-        "--yes",
-        "--no-install-recommends",
-        "install",
-        "linux-image-cloud-amd64",
-        what=f"installing Debian's kernel on {node.name}",
-    )
-    found = docker.out("exec", node.name, "sh", "-c", "ls /boot | sed -n s/^vmlinuz-//p").split()
-    if not found:
-        raise LabError(f"{node.name} has no kernel in /boot after linux-image-cloud-amd64 was installed")
-    return found[-1]
+def inside(docker: Docker, node: nodes.Node, script: str, what: str) -> str:
+    """Run a script on a node."""
+    return docker.out("exec", node.name, "sh", "-ec", script, what=f"{what} on {node.name}")
 
 
-def profile(docker: Docker, node: nodes.Node) -> dict[str, Any]:
-    """A node's hardware profile."""
-    with contextlib.suppress(json.JSONDecodeError):
-        return dict(json.loads(nodes.read_file(docker, node.name, nodes.HARDWARE)))
-    raise LabError(f"the hardware profile of {node.name} is not JSON")
+def install(docker: Docker, node: nodes.Node, *packages: str) -> None:
+    """Install packages on a node as a person would, before gpuready comes."""
+    script = "DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install"
+    inside(docker, node, f"{script} {' '.join(packages)}", f"installing {packages[0]}")

@@ -1,0 +1,182 @@
+"""NVIDIA's real packages on Debian, through gpuready's own flow; observation and plan tell the truth."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from story import INITRAMFS, Story
+
+CORE = ("nvidia-kernel-dkms", "nvidia-smi", "libcuda1", "libnvidia-ml1")
+#: What remains after a removal, and why: packages' own doing that no package takes back.
+#: nvpd is the user of nvidia-persistenced, which its postrm keeps; DKMS's signing key may be enrolled by now.
+LEFT_BY_PACKAGES = {"nvpd", "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"}
+
+
+def upstream(version: str) -> str:
+    """535.261.03 of 535.261.03-1."""
+    found = re.match(r"(?:\d+:)?(\d+\.\d+(?:\.\d+)?)", version)
+    assert found, version
+    return found[1]
+
+
+def action(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """An action of the document's plan."""
+    found = {entry["id"]: entry for entry in document["plan"]["actions"]}
+    assert name in found, f"no {name} among {list(found)}; {document['plan']['conflicts']}"
+    return found[name]
+
+
+def check_bare(story: Story, branch: str) -> None:
+    """Before: nothing is there, and the plan is Debian's driver, built for the kernel of the next boot."""
+    document = story.look()
+    stack, plan = document["gpu_stack"], document["plan"]
+    assert stack["driver"]["packages"] == []
+    assert stack["driver"]["on_disk"] is None
+    assert stack["host"]["kernel"]["next_boot"] == story.kernel
+    assert stack["host"]["kernel"]["running"] != story.kernel
+    assert not plan["conflicts"]
+    driver = plan["driver"]
+    assert (driver["source"], driver["origin"], driver["install"]) == ("debian", "Debian", "dkms")
+    assert driver["branch"] == branch
+    assert driver["kernel"] == story.kernel
+    assert plan["reboot"]["needed"]
+    assert story.kernel in plan["reboot"]["reason"]
+
+
+def check_installed(story: Story, version: str, flavour: str = "proprietary") -> None:
+    """After: every word of the observation is what the node itself says, and only the reboot remains."""
+    document = story.look()
+    stack, plan = document["gpu_stack"], document["plan"]
+    observed = stack["driver"]
+
+    # The node itself: real packages, unharmed, and a module that the compiler made here for Debian's kernel.
+    dkms_package = "nvidia-open-kernel-dkms" if flavour == "open" else "nvidia-kernel-dkms"
+    packages = (dkms_package, *CORE[1:])
+    assert {package: story.version(package) for package in packages} == dict.fromkeys(packages, version)
+    assert story.node.sh(f"dpkg --verify {' '.join(packages)}") == ""
+    assert int(story.node.sh("stat -L -c %s /usr/lib/x86_64-linux-gnu/libcuda.so.1")) > 10_000_000
+    module = story.module(story.kernel)
+    assert module["version"] == upstream(version)
+    assert module["vermagic"].split()[0] == story.kernel
+    assert ": installed" in story.node.sh(f"dkms status -k {story.kernel}")
+    assert not story.node.holds("grep -q ^nvidia /proc/modules")
+    said = story.node.sh("nvidia-smi; echo rc $?")
+    assert "couldn't communicate with the NVIDIA driver" in said
+    # Nothing of X, though the archive has it.
+    assert "xserver-xorg-core" in story.node.sh("apt-cache madison xserver-xorg-core")
+    unwanted = "^(xserver-xorg|libgl1|libx11-6|nvidia-driver|nvidia-settings)(:|$)"
+    listed = story.node.sh("dpkg-query -W -f '${Package}\\n'").split()
+    assert [package for package in listed if re.match(unwanted, package)] == []
+
+    # What gpuready says about it.
+    seen = {package["name"]: package for package in observed["packages"]}
+    for package in packages:
+        assert (seen[package]["version"], seen[package]["status"]) == (version, "installed")
+        assert seen[package]["held"], f"{package} is not held"
+    assert observed["loaded"] is None
+    assert observed["on_disk"] is None, "no module was built for the kernel that runs"
+    on_disk = observed["on_disk_next_boot"]
+    assert (on_disk["version"], on_disk["kernel"]) == (upstream(version), story.kernel)
+    assert on_disk["flavour"] == flavour
+    assert on_disk["path"] == module["filename"]
+    assert on_disk["signed"] == bool(module.get("signer"))
+    assert observed["userspace"]["version"] == upstream(version)
+    assert observed["userspace"]["nvidia_smi"] == "/usr/bin/nvidia-smi"
+    # No hardware answers.
+    assert not observed["devices"]
+    assert observed["nvml"]["error"]
+    assert observed["device_nodes"] == []
+    (built,) = (row for row in observed["dkms"] if row["kernel"] == story.kernel)
+    assert (built["version"], built["status"]) == (upstream(version), "installed")
+    assert observed["record"] is not None
+    assert set(packages) <= set(observed["record"]["packages"])
+
+    assert not plan["conflicts"]
+    assert plan["driver"]["keeps_installed"]
+    assert plan["reboot"] == {**plan["reboot"], "needed": True, "allowed": False}
+    assert story.kernel in plan["reboot"]["reason"]
+    left = [entry["id"] for entry in plan["actions"] if entry["role"] == "nvidia_driver"]
+    assert left == [], "what a reboot must come before is left out where none is allowed"
+
+
+def check_nothing_more(story: Story, **wishes: Any) -> None:
+    """A second run changes nothing."""
+    run = story.apply("run the role again", **wishes)
+    assert run.rc == 0, run.output
+    assert run.changed(story.node.name) == 0, run.output
+
+
+def check_removed(story: Story) -> None:
+    """Remove: the node is as it was."""
+    run = story.apply("remove", "remove")
+    assert run.rc == 0, run.output
+    # Real initramfs images carry times: what is in them is compared instead.
+    before, after = (
+        story.before.lasting(but=["initramfs"]),
+        story.node.fingerprint().lasting(but=["initramfs"]),
+    )
+    assert before.differences(after) == []
+    assert story.node.sh(INITRAMFS) == story.initramfs_before
+    assert story.node.sh("systemctl --failed --plain --no-legend") == story.failed_units_before
+    assert story.module(story.kernel) == {}
+    users = {line.split(":")[0] for line in story.node.sh("getent passwd").splitlines()}
+    assert users - LEFT_BY_PACKAGES == users - {"nvpd"}
+    assert set(story.node.sh("find /var/lib/dkms -type f 2>/dev/null").split()) <= LEFT_BY_PACKAGES
+
+
+# --- Debian 12 ----------------------------------------------------------------------------------------------
+
+
+def test_bookworm_plans_a_build_for_the_next_boot(bookworm: Story) -> None:
+    check_bare(bookworm, "535")
+
+
+def test_bookworm_builds_the_releases_own_version(bookworm: Story) -> None:
+    oldest = bookworm.offered("nvidia-smi")[-1]
+    run = bookworm.apply(f"install {oldest} (DKMS builds)", nvidia_driver_version=oldest)
+    assert run.rc == 0, run.output
+    bookworm.wishes["nvidia_driver_version"] = oldest
+    check_installed(bookworm, oldest)
+    check_nothing_more(bookworm)
+
+
+def test_bookworm_upgrades_to_the_security_teams_version(bookworm: Story) -> None:
+    newest, oldest = (bookworm.offered("nvidia-smi")[index] for index in (0, -1))
+    if newest == oldest:
+        # The security team's driver is gone from the archive, or has become the release's.
+        return
+    document = bookworm.look(nvidia_driver_version=newest)
+    assert document["plan"]["driver"]["change"] == "upgrade"
+    run = bookworm.apply(f"upgrade to {newest} (DKMS builds)", nvidia_driver_version=newest)
+    assert run.rc == 0, run.output
+    bookworm.wishes["nvidia_driver_version"] = newest
+    check_installed(bookworm, newest)
+    record = bookworm.look()["gpu_stack"]["driver"]["record"]
+    assert record["previous"]["version"] == upstream(oldest)
+    assert record["original"] is None
+    # The old module is gone: DKMS keeps one version.
+    assert upstream(oldest) not in bookworm.node.sh("dkms status")
+
+
+def test_bookworm_is_as_it_was_after_the_removal(bookworm: Story) -> None:
+    check_removed(bookworm)
+
+
+# --- Debian 11 ----------------------------------------------------------------------------------------------
+
+
+def test_bullseye_plans_a_build_for_the_next_boot(bullseye: Story) -> None:
+    check_bare(bullseye, "470")
+
+
+def test_bullseye_builds_470(bullseye: Story) -> None:
+    run = bullseye.apply("install (DKMS builds)")
+    assert run.rc == 0, run.output
+    (version,) = bullseye.offered("nvidia-smi")
+    check_installed(bullseye, version)
+    check_nothing_more(bullseye)
+
+
+def test_bullseye_is_as_it_was_after_the_removal(bullseye: Story) -> None:
+    check_removed(bullseye)
