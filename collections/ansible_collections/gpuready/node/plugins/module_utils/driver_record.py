@@ -35,6 +35,25 @@ def normalised(record: Mapping[str, Any]) -> Dict[str, Any]:
     return whole
 
 
+def contract(record: Mapping[str, Any]) -> Dict[str, Any]:
+    """The whole record with the contract's keys and no others, as the observation hands it on."""
+    whole = normalised(record)
+    shown: Dict[str, Any] = {name: list(whole[name]) for name in LISTS}
+    for name in STATES:
+        state = whole[name]
+        shown[name] = None
+        if state is not None:
+            shown[name] = {key: state[key] for key in STATE_TEXTS}
+            shown[name]["packages"] = [
+                {"name": row["name"], "version": row.get("version")} for row in state["packages"]
+            ]
+    keys = ("version", "package_version", "at")
+    unverified = whole["unverified"]
+    shown["unverified"] = None if unverified is None else {key: unverified.get(key) for key in keys}
+    shown["rejected"] = [{key: row.get(key) for key in (*keys, "why")} for row in whole["rejected"]]
+    return shown
+
+
 def complaints(record: Mapping[str, Any]) -> List[str]:
     """What in it is not as the contract says; nothing when all is well. Absent keys are no complaint."""
     found: List[str] = []

@@ -9,11 +9,28 @@ import time
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence
 
-from . import apt, cdi, disk, docker, driver, endpoints, host, nouveau, nvml, packages, pci, systemd, toolkit
+from . import (
+    apt,
+    cdi,
+    disk,
+    docker,
+    driver,
+    endpoints,
+    host,
+    nouveau,
+    nvml,
+    packages,
+    pci,
+    processes,
+    systemd,
+    toolkit,
+)
 from .node import Jobs, Node
 
 SCHEMA = 1
 PERSISTENCED = "nvidia-persistenced.service"
+FABRICMANAGER = "nvidia-fabricmanager.service"
+CDI_REFRESH = "nvidia-cdi-refresh.service"
 
 
 def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, Any]:
@@ -30,14 +47,19 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
     ]
 
     jobs.start("dpkg", lambda: packages.read(node))
-    jobs.start("systemd", lambda: systemd.units(node, [docker.UNIT, PERSISTENCED]))
+    services = [docker.UNIT, PERSISTENCED, FABRICMANAGER, CDI_REFRESH]
+    jobs.start("systemd", lambda: systemd.units(node, services))
     jobs.start("candidates", lambda: apt.candidates(node, kernels))
+    jobs.start("origins", lambda: apt.index_origins(node))
     jobs.start("nvml", lambda: nvml.nvml(node))
     jobs.start("userspace", lambda: driver.userspace(node))
     jobs.start("on_disk", lambda: driver.on_disk(node, kernel["running"]))
     if kernel["next_boot"] not in (None, kernel["running"]):
         jobs.start("on_disk_next_boot", lambda: driver.on_disk(node, kernel["next_boot"]))
     jobs.start("toolkit", lambda: toolkit.version(node))
+    loaded = node.attempt("driver.loaded", lambda: driver.loaded(node))
+    if loaded is not None:
+        jobs.start("processes", lambda: processes.processes(node, loaded["users"]))
     for index, endpoint in enumerate(addresses):
         jobs.start(
             "endpoint-%d" % index,
@@ -52,6 +74,10 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
 
     devices = node.attempt("host.gpus", lambda: pci.nvidia_devices(node))
     units: Optional[Dict[str, Dict[str, str]]] = answer("systemd", "systemd")
+
+    def unit(name: str) -> Optional[Dict[str, str]]:
+        return None if units is None else units.get(name, {})
+
     found: Optional[List[packages.Package]] = answer("dpkg", "dpkg")
     jobs.start("upgrades", lambda: apt.unattended_upgrades(node, found))
     engine = _docker(node, found, units)
@@ -77,7 +103,8 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
         "host": _host(node, kernel, devices, found),
         "driver": {
             "packages": None if found is None else packages.driver(found),
-            "loaded": node.attempt("driver.loaded", lambda: driver.loaded(node)),
+            "loaded": loaded,
+            "processes": [] if loaded is None else answer("driver.processes", "processes"),
             "on_disk": answer("driver.on_disk", "on_disk"),
             "on_disk_next_boot": answer("driver.on_disk_next_boot", "on_disk_next_boot")
             if kernel["next_boot"] not in (None, kernel["running"])
@@ -88,15 +115,25 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
             "device_nodes": node.attempt("driver.device_nodes", lambda: driver.device_nodes(node)),
             "persistenced": node.attempt(
                 "driver.persistenced",
-                lambda: driver.persistenced(node, None if units is None else units.get(PERSISTENCED, {})),
+                lambda: driver.persistenced(node, unit(PERSISTENCED)),
                 {"installed": None, "enabled": None, "active": None},
             ),
+            "fabricmanager": node.attempt(
+                "driver.fabricmanager",
+                lambda: driver.fabricmanager(node, found, unit(FABRICMANAGER)),
+                {"installed": None, "version": None, "enabled": None, "active": None},
+            ),
+            "record": node.attempt("driver.record", lambda: driver.record(node)),
             "dkms": node.attempt("driver.dkms", lambda: driver.dkms(node)),
         },
         "container_runtime": {
             "docker": engine["facts"],
             "toolkit": _toolkit(
-                node, found, engine["process"], lambda: answer("container_runtime.toolkit", "toolkit")
+                node,
+                found,
+                engine["process"],
+                unit(CDI_REFRESH),
+                lambda: answer("container_runtime.toolkit", "toolkit"),
             ),
             "cdi": {
                 "specs": node.attempt(
@@ -117,7 +154,10 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
             lambda: apt.facts(
                 node,
                 found,
-                lambda: jobs.result("candidates", patience),
+                lambda: apt.with_origins(
+                    jobs.result("candidates", patience),
+                    node.attempt("apt.candidates", lambda: jobs.result("origins", patience)),
+                ),
                 lambda: jobs.result("upgrades", patience),
             ),
             {
@@ -126,6 +166,7 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
                 "candidates": None,
                 "holds": None,
                 "unattended_upgrades": None,
+                "driver_pin": None,
                 "dpkg_interrupted": None,
                 "lock_held": None,
             },
@@ -149,24 +190,31 @@ def _host(
     )
     own = packages.installed(found or [], "dpkg")
     system["arch"] = own.arch if own is not None else host.machine_arch(node)
+    secure_boot = node.attempt("host.secure_boot", lambda: host.secure_boot(node))
+    nouveau_facts = node.attempt(
+        "host.nouveau",
+        lambda: nouveau.nouveau(node),
+        {"loaded": None, "blacklisted": None, "files": None},
+    )
     return {
         "hostname": node.attempt("host.hostname", lambda: host.hostname(node)),
         "os": system,
         "kernel": kernel,
         "boot_id": node.attempt("host.boot_id", lambda: host.boot_id(node)),
         "uptime_seconds": node.attempt("host.uptime_seconds", lambda: host.uptime(node)),
-        "secure_boot": node.attempt("host.secure_boot", lambda: host.secure_boot(node)),
+        "secure_boot": secure_boot,
+        "mok": node.attempt(
+            "host.mok",
+            lambda: host.mok(node, system["id"], secure_boot),
+            {"key": None, "enrolled": None},
+        ),
         "gpus": None if devices is None else pci.gpus(devices),
         "nvswitches": None if devices is None else pci.nvswitches(devices),
-        "nouveau": node.attempt(
-            "host.nouveau",
-            lambda: nouveau.nouveau(node),
-            {"loaded": None, "blacklisted": None, "files": None},
-        ),
+        "nouveau": nouveau_facts,
         "initramfs": node.attempt(
             "host.initramfs",
-            lambda: host.initramfs(node, kernel["next_boot"]),
-            {"present": None, "tool": None},
+            lambda: host.initramfs(node, kernel["next_boot"], nouveau_facts["files"]),
+            {"present": None, "tool": None, "stale": None},
         ),
     }
 
@@ -242,13 +290,18 @@ def _docker(
 
 
 def _toolkit(
-    node: Node, found: Optional[List[packages.Package]], process: Optional[docker.Process], version: Any
+    node: Node,
+    found: Optional[List[packages.Package]],
+    process: Optional[docker.Process],
+    unit: Optional[Dict[str, str]],
+    version: Any,
 ) -> Dict[str, Any]:
     probe = "container_runtime.toolkit"
     facts = {
         "packages": None if found is None else packages.toolkit(found),
         "binaries": node.attempt(probe, lambda: toolkit.binaries(node), dict.fromkeys(toolkit.BINARIES)),
         "version": version(),
+        "cdi_refresh": toolkit.cdi_refresh(unit),
     }
     facts.update(
         node.attempt(

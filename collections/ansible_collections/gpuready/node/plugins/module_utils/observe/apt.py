@@ -8,7 +8,7 @@ import re
 import struct
 from typing import Any, Dict, List, Optional
 
-from .. import aptguard, aptsources, openpgp
+from .. import aptguard, aptpins, aptsources, openpgp
 from . import packages as dpkg
 from .node import Node, ProbeError
 
@@ -17,6 +17,9 @@ STAMP = "/var/lib/apt/periodic/update-success-stamp"
 LOCK = "/var/lib/dpkg/lock-frontend"
 UPDATES = "/var/lib/dpkg/updates"
 _PACKAGES = re.compile(r"_Packages(\.(lz4|gz|xz|zst|bz2|lzma))?$")
+
+# What keeps the other origins' driver packages out, written by the role nvidia_driver.
+DRIVER_PIN = aptpins.PATH
 
 # Asked for by name, whatever the node: what the planner may have to install.
 NAMES = (
@@ -30,28 +33,42 @@ NAMES = (
     "docker-cli",
     "docker-compose-plugin",
     "docker.io",
-    "firmware-nvidia-gsp",
-    "libcuda1",
     "linux-headers-amd64",
     "linux-headers-arm64",
     "linux-headers-cloud-amd64",
     "linux-headers-generic",
     "linux-headers-virtual",
+    "mokutil",
     "runc",
 )
-# apt-patterns(7). The driver's modules come in one package per kernel: those of kernels that are not on
-# the node would be thousands of names that nobody can use.
-PATTERNS = (
-    '?name("^(lib)?nvidia-")',
-    '?and(?name("^linux-(modules|objects|signatures)-nvidia-"),?not(?name("[0-9]+[.][0-9]+[.][0-9]+-[0-9]+-")))',
-    '?name("^(xserver-xorg-video-nvidia|cuda-drivers)")',
-)
+# The driver's packages and the container toolkit's, in the names of Ubuntu, Debian and NVIDIA. All names
+# that apt knows are searched in one go: apt's own patterns take half a second each on a real archive.
 _CHAIN = re.compile(
-    r"^((lib)?nvidia-|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia|cuda-drivers)"
+    r"^(?:(?:lib)?nvidia-[^\n]+|lib(?:cuda|cudadebugger|nvcuvid|nvoptix)1(?:-[^\n]+)?|libnvsdm[^\n]*|nvlsm"
+    r"|firmware-nvidia-[^\n]+|cuda-drivers[^\n]*)$",
+    re.M,
 )
-_KERNEL = re.compile(r"\d+\.\d+\.\d+-\d+-")
+# Named alike, but of no use to a driver: CUDA's developer tools and what belongs to a desktop.
+_NOT_CHAIN = re.compile(
+    r"^(nvidia-(cuda-|cudnn|profiler|visual-profiler|opencl-dev|openjdk|texture-tools|nsight|detect$|cg-|primus|prime"
+    r"|vaapi|xconfig|fs(-|$)|gds)|libnvidia-(ml-dev|egl-))|-dev$"
+)
+# A kernel's flavour: what is left of its name without the version. 5.15.0-157-generic, 6.8.0-1024-aws,
+# 6.1.0-50-cloud-amd64, 6.12.107+deb13-amd64.
+_FLAVOUR = re.compile(r"^\d+\.\d+[^-]*(?:-\d[\w.]*)?-(?P<flavour>[a-z].*)$")
+# A package whose only use is to depend on those of the newest kernel of a flavour.
+_METAPACKAGE = (
+    r"^linux-(?:modules-nvidia-[0-9][0-9a-z-]*|image|headers)-(?:%s)"
+    r"(?:-(?:hwe|lts)-[0-9.]+|-[0-9]+\.[0-9]+)?(?:-edge)?$"
+)
+_ANY_FLAVOUR = r"[a-z][a-z0-9]*(?:-[a-z][a-z0-9]*)*"
+_KERNEL = re.compile(
+    r"^linux-(?:modules-nvidia-[0-9a-z-]+?|image(?:-unsigned)?|headers)-(\d+\.\d+\S*-[a-z]\S*)$"
+)
 _POLICY_NAME = re.compile(r"^(\S+):$")
 _POLICY_VERSION = re.compile(r"^ (?:\*\*\*|   ) (\S+)(?: |$)")
+_POLICY_INDEX = re.compile(r"^\s+-?\d+ (\S.*)$")
+_RELEASE_ORIGIN = re.compile(r"^\s+release (?:.*,)?o=(?P<origin>.*?)(?:,[a-z]=.*)?$")
 
 
 def lists_age(node: Node) -> Optional[float]:
@@ -125,22 +142,79 @@ def fingerprints(
     return held or None
 
 
-def kernel_pattern(kernels: List[str]) -> Optional[str]:
-    if not kernels:
-        return None
-    # A regular expression without a backslash: apt's patterns and shells disagree about them.
-    names = "|".join(re.sub(r"([.+])", r"[\1]", kernel) for kernel in sorted(set(kernels)))
-    return '?name("^linux-(modules|objects|signatures|headers|image).*-(%s)$")' % names
+def flavour_of(kernel: str) -> Optional[str]:
+    match = _FLAVOUR.match(kernel)
+    return match.group("flavour") if match else None
+
+
+def metapackages(known: str, kernels: List[str]) -> List[str]:
+    """The kernel metapackages of the node's flavours; of any flavour where the archive has none of them."""
+    flavours = {flavour for flavour in map(flavour_of, kernels) if flavour}
+    if "generic" in flavours:
+        flavours.add("virtual")
+    for alternatives in ("|".join(map(re.escape, sorted(flavours))), _ANY_FLAVOUR):
+        found = re.findall(_METAPACKAGE % alternatives, known, re.M) if alternatives else []
+        if found:
+            return sorted(set(found))
+    return []
+
+
+def parse_dependencies(text: str) -> Dict[str, Dict[str, List[str]]]:
+    """`apt-cache showpkg`: name → version → the names it depends on."""
+    found: Dict[str, Dict[str, List[str]]] = {}
+    versions: Dict[str, List[str]] = {}
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("Package: "):
+            versions = found.setdefault(line[len("Package: ") :].strip(), {})
+            inside = False
+        elif line.startswith("Dependencies:"):
+            inside = True
+        elif re.match(r"^[A-Z][A-Za-z ]+:", line):
+            inside = False
+        elif inside:
+            version, dash, names = line.partition(" - ")
+            if dash:
+                versions[version] = re.findall(r"(\S+) \(\d+ ", names)
+    return found
+
+
+def metapackage_kernels(node: Node, names: List[str]) -> Dict[str, Dict[str, str]]:
+    """Metapackage → version → the kernel that it is for."""
+    if not names:
+        return {}
+    found: Dict[str, Dict[str, str]] = {}
+    for name, versions in parse_dependencies(node.output(["apt-cache", "showpkg", *names])).items():
+        for version, dependencies in versions.items():
+            kernels = [match.group(1) for match in map(_KERNEL.match, dependencies) if match]
+            if kernels:
+                found.setdefault(name, {})[version] = kernels[0]
+    return found
+
+
+def chain(known: str, kernels: List[str]) -> List[str]:
+    """Of all names that apt knows, those that the planner may need on a node with these kernels."""
+    names = {name for name in _CHAIN.findall(known) if not _NOT_CHAIN.search(name)}
+    if kernels:
+        # The modules come in one package per kernel: those of other kernels would be thousands.
+        alternatives = "|".join(re.escape(kernel) for kernel in sorted(set(kernels)))
+        pattern = r"^linux-(?:modules|objects|signatures|headers|image)[^\n]*-(?:%s)$" % alternatives
+        names.update(re.findall(pattern, known, re.M))
+    return sorted(names)
 
 
 def parse_policy(text: str) -> Dict[str, Dict[str, Any]]:
-    """`apt-cache policy`: name → candidate, installed, versions (newest first); no virtual names."""
+    """`apt-cache policy NAMES`: name → candidate, installed, versions (newest first); no virtual names.
+
+    `origins` names, for each version, the indexes that have it; `with_origins` makes origins of them.
+    """
     found: Dict[str, Dict[str, Any]] = {}
     entry: Optional[Dict[str, Any]] = None
+    indexes: List[str] = []
     for line in text.splitlines():
         name = _POLICY_NAME.match(line)
         if name:
-            entry = {"candidate": None, "installed": None, "versions": []}
+            entry = {"candidate": None, "installed": None, "versions": [], "origins": {}, "kernel": None}
             # "libnvidia-gl-580:i386:" is another architecture's package.
             if ":" not in name.group(1):
                 found[name.group(1)] = entry
@@ -153,36 +227,68 @@ def parse_policy(text: str) -> Dict[str, Dict[str, Any]]:
                 value = body[len(key) + 2 :].strip()
                 entry[key.lower()] = None if value == "(none)" else value
         version = _POLICY_VERSION.match(line)
-        if version and version.group(1) not in entry["versions"]:
-            entry["versions"].append(version.group(1))
+        if version:
+            indexes = entry["origins"].setdefault(version.group(1), [])
+            if version.group(1) not in entry["versions"]:
+                entry["versions"].append(version.group(1))
+            continue
+        index = _POLICY_INDEX.match(line)
+        if index and entry["versions"] and not index.group(1).startswith("/"):
+            indexes.append(index.group(1))
     return {name: entry for name, entry in found.items() if entry["versions"]}
+
+
+def parse_index_origins(text: str) -> Dict[str, str]:
+    """`apt-cache policy` without names: index → the Origin of its archive."""
+    found: Dict[str, str] = {}
+    index = None
+    for line in text.splitlines():
+        if line.startswith("Pinned packages:"):
+            break
+        match = _POLICY_INDEX.match(line)
+        if match:
+            index = match.group(1)
+            continue
+        origin = _RELEASE_ORIGIN.match(line)
+        if origin and index is not None:
+            found[index] = origin.group("origin")
+    return found
+
+
+def index_origins(node: Node) -> Dict[str, str]:
+    if lists_age(node) is None:
+        return {}
+    return parse_index_origins(node.output(["apt-cache", "policy"]))
+
+
+def with_origins(
+    found: Optional[Dict[str, Dict[str, Any]]], known: Optional[Dict[str, str]]
+) -> Optional[Dict[str, Dict[str, Any]]]:
+    """The candidates with the origins of their indexes. An index whose Release file names none gives none."""
+    for entry in (found or {}).values():
+        for version, indexes in entry["origins"].items():
+            origins = [(known or {}).get(index, "") for index in indexes]
+            entry["origins"][version] = sorted({origin for origin in origins if origin})
+    return found
 
 
 def candidates(node: Node, kernels: List[str]) -> Optional[Dict[str, Dict[str, Any]]]:
     """Every package of the chain that apt knows; null when it has no lists."""
     if lists_age(node) is None:
         return None
-    patterns = [*PATTERNS]
-    of_kernels = kernel_pattern(kernels)
-    if of_kernels:
-        patterns.append(of_kernels)
-    result = node.run(["apt-cache", "policy", *NAMES, *patterns])
-    found = parse_policy(result.out)
-    if result.rc != 0 or "apt" not in found or "?name" in result.err:
-        found = _candidates_by_name(node, kernels)
-    found.pop("apt", None)
+    known = node.output(["apt-cache", "pkgnames"])
+    metas = metapackages(known, kernels)
+    targets = node.attempt("apt.candidates", lambda: metapackage_kernels(node, metas), {})
+    wanted = {kernel for versions in targets.values() for kernel in versions.values()}
+    names = sorted({*NAMES, *metas, *chain(known, [*kernels, *wanted])})
+    found = parse_policy(node.output(["apt-cache", "policy", *names]))
+    if "apt" not in found:
+        raise ProbeError("apt-cache policy does not even know apt")
+    del found["apt"]
+    for name, versions in targets.items():
+        if name in found:
+            found[name]["kernel"] = versions.get(found[name]["candidate"])
     return found
-
-
-def _candidates_by_name(node: Node, kernels: List[str]) -> Dict[str, Dict[str, Any]]:
-    """For an apt that does not take patterns here: list all names, then ask for ours."""
-    suffixes = tuple("-" + kernel for kernel in kernels)
-    names = set(NAMES)
-    for name in node.output(["apt-cache", "pkgnames"]).split():
-        of_our_kernel = name.startswith("linux-") and name.endswith(suffixes)
-        if of_our_kernel or (_CHAIN.match(name) and not _KERNEL.search(name)):
-            names.add(name)
-    return parse_policy(node.output(["apt-cache", "policy", *sorted(names)]))
 
 
 def parse_config(text: str) -> Dict[str, List[str]]:
@@ -251,6 +357,7 @@ def facts(node: Node, found: Optional[List[dpkg.Package]], known: Any, upgrades:
         "candidates": node.attempt("apt.candidates", known),
         "holds": None if found is None else dpkg.holds(found),
         "unattended_upgrades": node.attempt("apt.unattended_upgrades", upgrades),
+        "driver_pin": node.attempt("apt.driver_pin", lambda: node.text(DRIVER_PIN)),
         "dpkg_interrupted": node.attempt("apt.dpkg_interrupted", lambda: interrupted(node, found, locked)),
         "lock_held": locked,
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 from typing import Any, Dict, List, Optional
 
-from .node import MissingTool, Node, ProbeError, Result, natural_key
+from .. import driver_record, versions
+from . import modprobe
+from . import packages as dpkg
+from .node import MissingTool, Node, ProbeError, natural_key
 
 # "NVIDIA UNIX x86_64 Kernel Module  535.261.03  Tue …" and
 # "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (…)"
@@ -16,8 +20,24 @@ _PROC_VERSION = re.compile(
 )
 _SONAME_VERSION = re.compile(r"\.so\.(\d+\.\d+(?:\.\d+)*)$")
 _LDCONFIG = re.compile(r"^\s*(\S+)\s+\(([^)]*)\)\s+=>\s+(\S+)$")
-# Where the libraries live when ldconfig does not know them.
-LIBRARY_DIRECTORIES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+# Where the libraries live when ldconfig does not know them; Debian's packages link to the last ones.
+LIBRARY_DIRECTORIES = (
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/lib/x86_64-linux-gnu/nvidia/current",
+    "/usr/lib/aarch64-linux-gnu/nvidia/current",
+)
+# The driver's own modules, in the order in which they can be unloaded. Others (nvidia_fs, gdrdrv) use them.
+MODULES = ("nvidia_drm", "nvidia_modeset", "nvidia_uvm", "nvidia_peermem", "nvidia")
+# As modules.dep names the core module, in whatever directory and compression. Debian renames the files, so
+# that several versions can lie side by side: nvidia-current, nvidia-current-open, nvidia-tesla-470.
+_CORE_MODULE = re.compile(
+    r"^(?:\S*/)?(?P<name>nvidia(?:-(?:current|tesla|legacy)(?:-[0-9]+(?:xx)?)?(?:-open)?)?)\.ko(?:\.\w+)?:",
+    re.M,
+)
+FABRICMANAGER = re.compile(r"^nvidia-fabricmanager(-[0-9]+)?$")
 
 
 def loaded(node: Node) -> Optional[Dict[str, Any]]:
@@ -39,7 +59,29 @@ def loaded(node: Node) -> Optional[Dict[str, Any]]:
         )
     if version is None:
         version = (node.text("/sys/module/nvidia/version") or "").strip() or None
-    return {"version": version, "flavour": flavour, "modules": modules}
+    return {
+        "version": version,
+        "flavour": flavour,
+        "modules": modules,
+        "users": node.attempt("driver.loaded", lambda: users(node)),
+    }
+
+
+def users(node: Node) -> Optional[int]:
+    """How often the driver's modules are in use, beyond what they hold of each other; null = unknown.
+
+    Nobody has to be a process: the console (nvidia_drm) and other modules (nvidia_fs) count as well.
+    """
+    total = 0
+    for name in MODULES:
+        if not node.exists("/sys/module/" + name):
+            continue
+        text = (node.text("/sys/module/%s/refcnt" % name) or "").strip()
+        if not text.isdigit():  # this kernel cannot unload modules, or is loading this one
+            return None
+        holders = node.listdir("/sys/module/%s/holders" % name)
+        total += int(text) - sum(1 for holder in holders if holder in MODULES)
+    return max(0, total)
 
 
 def parse_modinfo(text: str) -> Dict[str, str]:
@@ -52,30 +94,50 @@ def parse_modinfo(text: str) -> Dict[str, str]:
     return fields
 
 
-def _has_module(node: Node, kernel: str) -> bool:
-    """Without modinfo: does depmod's list name an nvidia module at all?"""
+def core_modules(node: Node, kernel: str) -> List[str]:
+    """The driver's core modules that depmod's list names for a kernel."""
     text = node.text("/lib/modules/%s/modules.dep" % kernel) or ""
-    return re.search(r"(^|/)nvidia\.ko(\.\w+)?:", text, re.M) is not None
+    return [match.group("name") for match in _CORE_MODULE.finditer(text)]
 
 
-def on_disk(node: Node, kernel: Optional[str]) -> Optional[Dict[str, Any]]:
-    """The module that a kernel would load; null when it has none."""
-    if not kernel:
-        return None
-    try:
-        result: Result = node.run(["modinfo", "-k", kernel, "nvidia"])
-    except MissingTool:
-        if not _has_module(node, kernel):
-            return None
-        raise ProbeError("modinfo is not installed (package kmod)") from None
+def _modinfo(node: Node, kernel: str, name: str) -> Optional[Dict[str, str]]:
+    result = node.run(["modinfo", "-k", kernel, name])
     if result.rc != 0:
         if "not found" in result.message:
             return None
-        raise ProbeError("modinfo -k %s nvidia: %s" % (kernel, result.message))
+        raise ProbeError("modinfo -k %s %s: %s" % (kernel, name, result.message))
     fields = parse_modinfo(result.out)
-    path = fields.get("filename")
-    if not path:
-        raise ProbeError("modinfo -k %s nvidia names no file" % kernel)
+    if not fields.get("filename"):
+        raise ProbeError("modinfo -k %s %s names no file" % (kernel, name))
+    return fields
+
+
+def on_disk(node: Node, kernel: Optional[str]) -> Optional[Dict[str, Any]]:
+    """The module that a kernel would load as nvidia; null when it has none."""
+    if not kernel:
+        return None
+    # modinfo follows no install line, modprobe does.
+    name = modprobe.module_behind(node, "nvidia") or "nvidia"
+    try:
+        fields = _modinfo(node, kernel, name)
+        if fields is None:
+            # Renamed files are found by their PCI aliases even where no install line leads to them.
+            others = [other for other in core_modules(node, kernel) if other != name]
+            if not others:
+                return None
+            fields = _modinfo(node, kernel, others[0])
+            if fields is None:
+                raise ProbeError("modules.dep of %s is not up to date (depmod)" % kernel)
+            if name != "nvidia":
+                node.problem(
+                    "driver.on_disk",
+                    "modprobe is told to load %s, which kernel %s lacks; it has %s"
+                    % (name, kernel, ", ".join(others)),
+                )
+    except MissingTool:
+        if not core_modules(node, kernel):
+            return None
+        raise ProbeError("modinfo is not installed (package kmod)") from None
     licence = fields.get("license", "")
     flavour = None
     if licence:
@@ -84,7 +146,7 @@ def on_disk(node: Node, kernel: Optional[str]) -> Optional[Dict[str, Any]]:
         "version": fields.get("version"),
         "flavour": flavour,
         "kernel": kernel,
-        "path": path,
+        "path": fields["filename"],
         "signed": bool(fields.get("sig_id") or fields.get("signer") or fields.get("sig_key")),
     }
 
@@ -142,16 +204,53 @@ def device_nodes(node: Node) -> List[str]:
     return sorted(nodes, key=natural_key)
 
 
-def persistenced(node: Node, unit: Optional[Dict[str, str]]) -> Dict[str, Any]:
+def _unit_state(unit: Optional[Dict[str, str]]) -> Dict[str, Optional[bool]]:
     """`unit`: what systemd says, null when systemd cannot be asked."""
     return {
-        "installed": node.which("nvidia-persistenced") is not None,
-        # A static unit (Ubuntu's) is started by a udev rule and cannot be enabled further.
+        # A static unit (Ubuntu's persistenced) is started by a udev rule and cannot be enabled further.
         "enabled": None
         if unit is None
         else unit.get("UnitFileState") in ("enabled", "enabled-runtime", "static", "indirect", "alias"),
         "active": None if unit is None else unit.get("ActiveState") in ("active", "reloading"),
     }
+
+
+def persistenced(node: Node, unit: Optional[Dict[str, str]]) -> Dict[str, Any]:
+    return dict({"installed": node.which("nvidia-persistenced") is not None}, **_unit_state(unit))
+
+
+def fabricmanager(
+    node: Node, found: Optional[List[dpkg.Package]], unit: Optional[Dict[str, str]]
+) -> Dict[str, Any]:
+    """Of the driver's very version, or the NVSwitches stay down."""
+    version = None
+    for package in found or []:
+        if FABRICMANAGER.match(package.name) and package.status not in ("not-installed", "config-files"):
+            version = versions.driver_version(package.version)
+    installed = version is not None or node.which("nv-fabricmanager") is not None
+    if not installed and found is None:
+        return {"installed": None, "version": None, "enabled": None, "active": None}
+    if not installed:
+        # systemd remembers units whose files are gone until it is reloaded.
+        return {"installed": False, "version": None, "enabled": None, "active": None}
+    return dict({"installed": True, "version": version}, **_unit_state(unit))
+
+
+def record(node: Node) -> Optional[Dict[str, Any]]:
+    """What gpuready wrote down of its own doing; null when there is nothing."""
+    text = node.text(driver_record.PATH)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ProbeError("%s is not valid JSON: %s" % (driver_record.PATH, error)) from None
+    if not isinstance(content, dict):
+        raise ProbeError("%s is not a JSON object" % driver_record.PATH)
+    content, spoilt = driver_record.repaired(content)
+    for complaint in spoilt:
+        node.problem("driver.record", "%s: %s" % (driver_record.PATH, complaint))
+    return driver_record.contract(content)
 
 
 def dkms(node: Node) -> Optional[List[Dict[str, Any]]]:

@@ -6,13 +6,18 @@ import os
 import re
 import shlex
 import socket
+import stat
 from typing import Any, Dict, List, Optional
 
-from .node import Node, ProbeError, natural_key
+from .node import MissingTool, Node, ProbeError, natural_key
 
 # uname's machine → dpkg's name, for the case that dpkg cannot be asked.
 DPKG_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64el", "i686": "i386", "armv7l": "armhf"}
 EFI_GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+# shim's list of the machine owner's keys, as the running system sees it; the certificates lie in it whole.
+MOK_LIST = "/sys/firmware/efi/efivars/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23"
+DKMS_SETTINGS = "/etc/dkms/framework.conf"
+MOK_UBUNTU, MOK_DKMS = "/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub"
 
 
 def hostname(node: Node) -> Optional[str]:
@@ -72,22 +77,34 @@ def boot_kernels(node: Node) -> List[str]:
     return sorted(kernels, key=natural_key)
 
 
+def usable_headers(node: Node, tree: str) -> bool:
+    """Can a module be built with this tree? A dangling or half-removed one is of no use to DKMS."""
+    found = node.stat(tree + "/Makefile")
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return False
+    # Debian's is one line that includes the shared half's, and its scripts are another package's (kbuild).
+    if found.st_size < 1024:
+        for included in re.findall(r"^include\s+(/\S+)", node.text(tree + "/Makefile") or "", re.M):
+            if not node.is_file(included):
+                return False
+    return node.readlink(tree + "/scripts") is None or node.is_dir(tree + "/scripts")
+
+
 def kernels_with_headers(node: Node) -> List[str]:
     found = set()
     for kernel in node.listdir("/lib/modules"):
-        build = "/lib/modules/%s/build" % kernel
-        # A dangling or half-removed tree is of no use to DKMS.
-        if node.is_file(build + "/Makefile"):
+        if usable_headers(node, "/lib/modules/%s/build" % kernel):
             found.add(kernel)
     prefix = "linux-headers-"
     for name in node.listdir("/usr/src"):
         kernel = name[len(prefix) :]
-        if not name.startswith(prefix) or not node.is_file("/usr/src/%s/Makefile" % name):
+        if not name.startswith(prefix):
             continue
         # linux-headers-6.1.0-50-common and linux-headers-5.15.0-157 are shared halves, no kernel's own.
-        if kernel.endswith("-common") or re.match(r"^[\d.]+-\d+$", kernel):
+        if kernel.endswith(("-common", "-common-rt")) or re.match(r"^[\d.]+-\d+$", kernel):
             continue
-        found.add(kernel)
+        if kernel not in found and usable_headers(node, "/usr/src/" + name):
+            found.add(kernel)
     return sorted(found, key=natural_key)
 
 
@@ -131,16 +148,80 @@ def secure_boot(node: Node) -> Optional[bool]:
     return enabled and not _efi_flag(node, "SetupMode")
 
 
-def initramfs(node: Node, next_boot: Optional[str]) -> Dict[str, Any]:
+def mok_key(node: Node, system: Optional[str]) -> Optional[str]:
+    """The certificate that DKMS signs modules with; null when there is none yet."""
+    for path in (
+        DKMS_SETTINGS,
+        *(DKMS_SETTINGS + ".d/" + name for name in node.listdir(DKMS_SETTINGS + ".d")),
+    ):
+        for value in re.findall(r"^\s*mok_certificate=[\"']?([^\"'\s#$]+)", node.text(path) or "", re.M):
+            if node.is_file(value):
+                return str(value)
+    # Ubuntu's dkms takes the key that shim-signed makes; elsewhere dkms makes one of its own.
+    usual = [MOK_UBUNTU, MOK_DKMS] if system == "ubuntu" else [MOK_DKMS, MOK_UBUNTU]
+    return next((path for path in usual if node.is_file(path)), None)
+
+
+def mok_enrolled(node: Node, key: str) -> Optional[bool]:
+    """Does the firmware trust the key? Null when nobody can say."""
+    try:
+        result = node.run(["mokutil", "--test-key", key])
+    except MissingTool:
+        certificate, known = node.data(key), node.data(MOK_LIST)
+        if not certificate or known is None:
+            raise
+        return certificate in known
+    # Its exit status is 0 for "is not enrolled" and 1 for "is already enrolled", and for failures.
+    said = result.out + result.err
+    if "is not enrolled" in said or "already in the enrollment request" in said:
+        return False
+    if re.search(r"is already (enrolled|in )|already in the .*keyring", said):
+        return True
+    raise ProbeError("mokutil --test-key: %s" % result.message)
+
+
+def mok(node: Node, system: Optional[str], secure_boot: Optional[bool]) -> Dict[str, Any]:
+    key = mok_key(node, system)
+    enrolled = None
+    # Without Secure Boot nobody asks for a key, and often there is no firmware to ask.
+    if key is not None and secure_boot is not False:
+        enrolled = node.attempt("host.mok", lambda: mok_enrolled(node, key))
+    return {"key": key, "enrolled": enrolled}
+
+
+def _appeared(node: Node, path: str) -> Optional[float]:
+    """When a file came to this node: a package's file keeps the time of its build, so the change counts."""
+    times = []
+    for found in (node.lstat(path), node.stat(path)):
+        if found is not None:
+            times += [found.st_mtime, found.st_ctime]
+    return max(times) if times else None
+
+
+def stale_initramfs(node: Node, image: Optional[str], files: Optional[List[str]]) -> Optional[bool]:
+    """Does it lack what blacklists nouveau? It does when it is older. Null = unknown."""
+    if image is None or files is None:
+        return None
+    # The kernel's command line is no file of the initramfs.
+    times = [_appeared(node, path) for path in files if not path.startswith("/proc/")]
+    made = _appeared(node, image)
+    if made is None:
+        return None
+    return any(time is not None and time > made for time in times)
+
+
+def initramfs(node: Node, next_boot: Optional[str], blacklisting: Optional[List[str]]) -> Dict[str, Any]:
     tool = None
     for name in ("update-initramfs", "dracut"):
         tool = node.which(name)
         if tool:
             break
-    present = None
+    image = None
     if next_boot:
-        present = any(
-            node.is_file("/boot/" + name % next_boot)
-            for name in ("initrd.img-%s", "initramfs-%s.img", "initrd-%s")
-        )
-    return {"present": present, "tool": tool}
+        names = ["/boot/" + name % next_boot for name in ("initrd.img-%s", "initramfs-%s.img", "initrd-%s")]
+        image = next((name for name in names if node.is_file(name)), None)
+    return {
+        "present": None if not next_boot else image is not None,
+        "tool": tool,
+        "stale": stale_initramfs(node, image, blacklisting),
+    }

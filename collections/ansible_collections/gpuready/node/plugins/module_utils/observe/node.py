@@ -208,6 +208,15 @@ class Node:
         except _NOT_FOUND:
             return None
 
+    def lstat(self, path: str) -> Optional[os.stat_result]:
+        """The stat of the file itself, were it a link; null when there is no such file."""
+        try:
+            return os.lstat(
+                self._join(self.real(os.path.dirname(path)).rstrip("/") + "/" + os.path.basename(path))
+            )
+        except _NOT_FOUND:
+            return None
+
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
 

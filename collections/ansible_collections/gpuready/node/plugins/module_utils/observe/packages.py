@@ -23,12 +23,15 @@ DOCKER = ("docker-ce", "docker.io")
 # What makes up NVIDIA's driver, in Ubuntu's, Debian's and NVIDIA's own package names.
 _DRIVER = re.compile(
     r"^(nvidia-|libnvidia-|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia|cuda-drivers"
-    r"|libcuda1(-|$)|firmware-nvidia-)"
+    r"|lib(cuda|cudadebugger|nvcuvid|nvoptix)1(-|$)|libnvsdm|nvlsm$|firmware-nvidia-|glx-alternative-nvidia$)"
 )
-# Named alike, but not the driver: the container toolkit and CUDA's developer tools.
+# Named alike, but not the driver: the container toolkit, CUDA's developer tools, and what comes with a
+# version of its own for whatever driver there is.
 _NOT_DRIVER = re.compile(
-    r"^(nvidia-container|libnvidia-container|nvidia-docker|nvidia-cuda-|nvidia-cudnn|nvidia-profiler|nvidia-visual-profiler"
-    r"|nvidia-opencl-dev|nvidia-openjdk|nvidia-texture-tools|nvidia-nsight|nvidia-detect$|nvidia-gds|nvidia-fs)"
+    r"^(nvidia-container|libnvidia-container|nvidia-docker|nvidia-cuda-|nvidia-cudnn|nvidia-profiler"
+    r"|nvidia-visual-profiler|nvidia-opencl-dev|nvidia-openjdk|nvidia-texture-tools|nvidia-nsight|nvidia-detect$"
+    r"|nvidia-gds|nvidia-fs|nvidia-cg-|nvidia-primus|nvidia-prime|nvidia-vaapi-driver|libnvidia-ml-dev"
+    r"|firmware-nvidia-graphics$)"
 )
 
 

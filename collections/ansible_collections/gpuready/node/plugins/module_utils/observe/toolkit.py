@@ -44,6 +44,14 @@ def version(node: Node) -> Optional[str]:
     return found
 
 
+def cdi_refresh(unit: Optional[Dict[str, str]]) -> Dict[str, Optional[bool]]:
+    """The toolkit's own service for the CDI specification. `unit`: systemd's word, null when it is mute."""
+    if unit is None:
+        return {"installed": None, "failed": None}
+    installed = unit.get("LoadState") == "loaded"
+    return {"installed": installed, "failed": unit.get("ActiveState") == "failed" if installed else None}
+
+
 def hook(node: Node, process: Optional[Process]) -> Dict[str, Any]:
     """dockerd looks for the hook once, when it starts, on its own PATH."""
     facts: Dict[str, Any] = {"hook_on_dockerd_path": None, "hook_newer_than_dockerd": None}

@@ -20,6 +20,7 @@ class Machine:
         self.api: dict[str, Any] = {}
         self.asked: list[list[str]] = []
         self.now = 1_790_000_000.0
+        self.uid = 0
 
     def write(self, path: str, data: str | bytes = "", mode: int | None = None) -> Path:
         target = self.root / path.lstrip("/")
@@ -72,7 +73,30 @@ class Machine:
 
     @property
     def node(self) -> Node:
-        return Node(str(self.root), run=self._run, docker=self._docker, timeout=2, now=lambda: self.now)
+        return Node(
+            str(self.root),
+            run=self._run,
+            docker=self._docker,
+            timeout=2,
+            now=lambda: self.now,
+            uid=self.uid,
+        )
+
+    def process(self, pid: int, name: str, *files: str, cgroup: str = "/") -> None:
+        """A running process and what it holds open."""
+        self.write(f"/proc/{pid}/comm", name + "\n")
+        self.write(f"/proc/{pid}/cgroup", f"0::{cgroup}\n")
+        self.mkdir(f"/proc/{pid}/fd")
+        for number, path in enumerate(files):
+            self.link(f"/proc/{pid}/fd/{number}", path)
+
+    def module(self, name: str, refcnt: str | None = "0", holders: Sequence[str] = ()) -> None:
+        """A loaded kernel module."""
+        self.mkdir(f"/sys/module/{name}/holders")
+        if refcnt is not None:
+            self.write(f"/sys/module/{name}/refcnt", refcnt + "\n")
+        for holder in holders:
+            self.link(f"/sys/module/{name}/holders/{holder}", f"../../{holder}")
 
     def pci(self, address: str, **files: str) -> None:
         base = f"/sys/bus/pci/devices/{address}/"

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -80,6 +81,19 @@ def test_packages_are_sorted_into_driver_toolkit_and_holds():
         ("cuda-toolkit-12-4", False),
         ("nvtop", False),
         ("libcuda1000", False),
+        ("libcudadebugger1", True),
+        ("libnvcuvid1", True),
+        ("libnvidia-ml1", True),
+        ("firmware-nvidia-gsp", True),
+        ("firmware-nvidia-graphics", False),
+        ("nvidia-kernel-open-dkms", True),
+        ("nvidia-open-kernel-dkms", True),
+        ("nvidia-tesla-470-smi", True),
+        ("nvidia-open", True),
+        ("nvidia-driver-cuda", True),
+        ("nvidia-fs-dkms", False),
+        ("libnvidia-ml-dev", False),
+        ("nvidia-vaapi-driver", False),
     ],
 )
 def test_what_belongs_to_the_driver(name, expected):
@@ -142,6 +156,8 @@ nvidia-utils-580-server:
         500 http://security.ubuntu.com/ubuntu jammy-security/restricted amd64 Packages
      580.65.06-0ubuntu0.22.04.1 500
         500 http://other.example jammy/restricted amd64 Packages
+       -1 https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2204/x86_64  Packages
+        500 http://archive.ubuntu.com/ubuntu jammy-updates/restricted amd64 Packages
 libnvidia-gl-580-server:i386:
   Installed: (none)
   Candidate: 580.95.05-0ubuntu0.22.04.2
@@ -162,55 +178,268 @@ docker.io:
 """
 
 
+INDEXES = """\
+Package files:
+ 100 /var/lib/dpkg/status
+     release a=now
+ 600 https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2204/x86_64  Packages
+     release o=NVIDIA,l=NVIDIA CUDA,c=
+     origin developer.download.nvidia.com
+ 500 http://security.ubuntu.com/ubuntu jammy-security/restricted amd64 Packages
+     release v=22.04,o=Ubuntu,a=jammy-security,n=jammy,l=Ubuntu,c=restricted,b=amd64
+     origin security.ubuntu.com
+ 500 http://archive.ubuntu.com/ubuntu jammy-updates/restricted amd64 Packages
+     release v=22.04,o=Ubuntu,a=jammy-updates,n=jammy,l=Ubuntu,c=restricted,b=amd64
+     origin archive.ubuntu.com
+ 500 http://archive.ubuntu.com/ubuntu jammy-updates/main amd64 Packages
+     release v=22.04,o=Ubuntu,a=jammy-updates,n=jammy,l=Ubuntu,c=main,b=amd64
+     origin archive.ubuntu.com
+ 500 http://other.example jammy/restricted amd64 Packages
+     release a=jammy,c=restricted,b=amd64
+     origin other.example
+Pinned packages:
+     docker.io -> 20.10.24-1 with priority 1001
+"""
+
+
 def test_policy_is_read_in_full():
-    assert apt.parse_policy(POLICY) == {
-        "apt": {"candidate": "2.4.14", "installed": "2.4.13", "versions": ["2.4.14", "2.4.13"]},
+    found = apt.with_origins(apt.parse_policy(POLICY), apt.parse_index_origins(INDEXES))
+    assert found == {
+        "apt": {
+            "candidate": "2.4.14",
+            "installed": "2.4.13",
+            "versions": ["2.4.14", "2.4.13"],
+            "origins": {"2.4.14": ["Ubuntu"], "2.4.13": []},
+            "kernel": None,
+        },
         "nvidia-utils-580-server": {
             "candidate": "580.95.05-0ubuntu0.22.04.2",
             "installed": None,
             "versions": ["580.95.05-0ubuntu0.22.04.2", "580.65.06-0ubuntu0.22.04.1"],
+            "origins": {
+                "580.95.05-0ubuntu0.22.04.2": ["Ubuntu"],
+                "580.65.06-0ubuntu0.22.04.1": ["NVIDIA", "Ubuntu"],
+            },
+            "kernel": None,
         },
-        "docker.io": {"candidate": None, "installed": "20.10.24-1", "versions": ["20.10.24-1"]},
+        "docker.io": {
+            "candidate": None,
+            "installed": "20.10.24-1",
+            "versions": ["20.10.24-1"],
+            "origins": {"20.10.24-1": []},
+            "kernel": None,
+        },
     }
 
 
-def test_candidates_come_from_one_call(machine):
-    _lists(machine)
-    machine.answer("apt-cache policy", POLICY, err="N: Unable to locate package docker-ce\n")
-    assert sorted(apt.candidates(machine.node, [KERNEL])) == ["docker.io", "nvidia-utils-580-server"]
-    assert len(machine.asked) == 1
-    assert (
-        '?name("^linux-(modules|objects|signatures|headers|image).*-(5[.]15[.]0-157-generic)$")'
-        in machine.asked[0]
-    )
+def test_origins_are_empty_where_nobody_knows_them():
+    found = apt.with_origins(apt.parse_policy(POLICY), None)
+    assert found["nvidia-utils-580-server"]["origins"]["580.95.05-0ubuntu0.22.04.2"] == []
+    assert apt.with_origins(None, {}) is None
 
 
+# What `apt-cache showpkg` says, cut down: it lists every file and everybody who depends on the package too.
+SHOWPKG = """\
+Package: linux-headers-generic
+Versions:@
+5.15.0.160.160 (/var/lib/apt/lists/u_dists_jammy-updates_main_binary-amd64_Packages)
+ Description Language:@
+                 File: /var/lib/apt/lists/u_dists_jammy-updates_main_binary-amd64_Packages
+                  MD5: 9e9c0c3a
+
+Reverse Depends:@
+  linux-generic,linux-headers-generic 5.15.0.160.160
+Dependencies:@
+5.15.0.160.160 - linux-headers-5.15.0-160-generic (0 (null))@
+5.15.0.157.157 - linux-headers-5.15.0-157-generic (0 (null))@
+Provides:@
+5.15.0.160.160 -@
+Reverse Provides:@
+Package: linux-modules-nvidia-580-server-open-generic
+Versions:@
+Reverse Depends:@
+  nvidia-headless-no-dkms-580-server-open,linux-modules-nvidia-580-server-open-generic
+Dependencies:@
+5.15.0-160.170 - x (3 1) linux-modules-nvidia-580-server-open-5.15.0-160-generic (5 5.15.0-160.170)@
+Provides:@
+""".replace("@", " ")  # it ends lines with a blank
 NAMES = f"""\
-nvidia-utils-580-server
-libnvidia-compute-580-server
-linux-modules-nvidia-580-server-open-generic
-linux-modules-nvidia-580-server-open-{KERNEL}
-linux-modules-nvidia-580-server-open-5.15.0-25-generic
-linux-headers-{KERNEL}
-linux-headers-5.15.0-25-generic
 bash
+cuda-drivers-580
 docker.io
+firmware-nvidia-gsp
+libcuda1
+libnvidia-compute-580-server
+libnvidia-container1
+libnvidia-ml-dev
+linux-generic
+linux-headers-5.15.0-160-generic
+linux-headers-5.15.0-25-generic
+linux-headers-{KERNEL}
+linux-headers-aws
+linux-headers-generic
+linux-headers-generic-hwe-22.04
+linux-image-{KERNEL}
+linux-image-generic
+linux-image-unsigned-{KERNEL}
+linux-modules-nvidia-580-server-open-5.15.0-160-generic
+linux-modules-nvidia-580-server-open-5.15.0-25-generic
+linux-modules-nvidia-580-server-open-{KERNEL}
+linux-modules-nvidia-580-server-open-aws
+linux-modules-nvidia-580-server-open-generic
+nvidia-container-toolkit
+nvidia-cuda-toolkit
+nvidia-kernel-dkms
+nvidia-open
+nvidia-smi
+nvidia-tesla-470-kernel-dkms
+nvidia-utils-580-server
+xserver-xorg-video-nvidia-580
 """
 
 
-def test_apt_without_patterns_is_asked_by_name(machine):
+def test_candidates_are_asked_for_by_the_names_that_apt_knows(machine):
     _lists(machine)
-    machine.answer("apt-cache policy", "", err='N: Unable to locate package ?name("^(lib)?nvidia-")\n')
     machine.answer("apt-cache pkgnames", NAMES)
-    apt.candidates(machine.node, [KERNEL])
-    asked = machine.asked[-1][2:]
-    assert set(asked) - set(apt.NAMES) == {
-        "nvidia-utils-580-server",
-        "libnvidia-compute-580-server",
+    machine.answer("apt-cache showpkg", SHOWPKG)
+    policy = POLICY + (
+        "linux-headers-generic:\n  Installed: 5.15.0.157.157\n  Candidate: 5.15.0.160.160\n  Version table:\n"
+        "     5.15.0.160.160 500\n *** 5.15.0.157.157 100\n        100 /var/lib/dpkg/status\n"
+    )
+    machine.answer("apt-cache policy", policy, err="N: Unable to locate package docker-ce\n")
+    found = apt.candidates(machine.node, [KERNEL])
+    assert sorted(found) == ["docker.io", "linux-headers-generic", "nvidia-utils-580-server"]
+    assert found["linux-headers-generic"]["kernel"] == "5.15.0-160-generic"
+    assert found["docker.io"]["kernel"] is None
+    metapackages = [
+        "linux-headers-generic",
+        "linux-headers-generic-hwe-22.04",
+        "linux-image-generic",
         "linux-modules-nvidia-580-server-open-generic",
-        f"linux-modules-nvidia-580-server-open-{KERNEL}",
+    ]
+    assert machine.asked[1] == ["apt-cache", "showpkg", *metapackages]
+    assert len(machine.asked) == 3
+    assert set(machine.asked[2][2:]) - set(apt.NAMES) == {
+        *metapackages[1:],
+        "cuda-drivers-580",
+        "firmware-nvidia-gsp",
+        "libcuda1",
+        "libnvidia-compute-580-server",
+        "libnvidia-container1",
+        "nvidia-container-toolkit",
+        "nvidia-kernel-dkms",
+        "nvidia-open",
+        "nvidia-smi",
+        "nvidia-tesla-470-kernel-dkms",
+        "nvidia-utils-580-server",
+        # the node's kernel, and the one that the metapackages are for
+        "linux-headers-5.15.0-160-generic",
+        "linux-modules-nvidia-580-server-open-5.15.0-160-generic",
         f"linux-headers-{KERNEL}",
+        f"linux-image-{KERNEL}",
+        f"linux-image-unsigned-{KERNEL}",
+        f"linux-modules-nvidia-580-server-open-{KERNEL}",
     }
+
+
+def test_metapackages_without_an_answer_cost_their_kernels_only(machine):
+    _lists(machine)
+    machine.answer("apt-cache pkgnames", NAMES)
+    machine.answer("apt-cache showpkg", err="E: broken", rc=100)
+    machine.answer("apt-cache policy", POLICY)
+    node = machine.node
+    assert apt.candidates(node, [KERNEL])["docker.io"]["installed"] == "20.10.24-1"
+    assert node.problems == [{"probe": "apt.candidates", "error": "apt-cache showpkg: E: broken"}]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "flavour"),
+    [
+        ("5.15.0-157-generic", "generic"),
+        ("6.8.0-1024-aws", "aws"),
+        ("6.8.0-85-generic-64k", "generic-64k"),
+        ("6.1.0-50-cloud-amd64", "cloud-amd64"),
+        ("6.1.0-0.deb11.21-amd64", "amd64"),
+        ("6.12.107+deb13-cloud-amd64", "cloud-amd64"),
+        ("6.18.44-fc-v657", "fc-v657"),
+        ("6.18.44", None),
+    ],
+)
+def test_flavour_of_a_kernel(kernel, flavour):
+    assert apt.flavour_of(kernel) == flavour
+
+
+def test_metapackages_are_those_of_the_node_s_flavours():
+    known = "\n".join(
+        [
+            "linux-headers-amd64",
+            "linux-headers-cloud-amd64",
+            "linux-headers-6.1.0-50-cloud-amd64",
+            "linux-headers-6.1.0-50-common",
+            "linux-image-cloud-amd64",
+            "linux-image-cloud-amd64-dbg",
+        ]
+    )
+    assert apt.metapackages(known, ["6.1.0-50-cloud-amd64"]) == [
+        "linux-headers-cloud-amd64",
+        "linux-image-cloud-amd64",
+    ]
+    # A kernel that the archive has nothing for: whatever metapackages there are.
+    assert "linux-headers-amd64" in apt.metapackages(known, ["6.18.44-own"])
+    assert apt.metapackages("bash\n", ["6.18.44-own"]) == []
+    hwe = "linux-image-generic-hwe-24.04\nlinux-image-generic-hwe-24.04-edge\nlinux-image-generic-6.14\n"
+    assert len(apt.metapackages(hwe, [KERNEL])) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/apt-cache"), reason="needs apt")
+def test_apt_s_own_words_are_what_is_parsed():
+    """This machine's apt, with an archive of one metapackage, made here."""
+    answers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        lists = os.path.join(folder, "lists")
+        os.makedirs(os.path.join(lists, "partial"))
+        os.makedirs(os.path.join(folder, "archives", "partial"))
+        base = os.path.join(lists, "archive.example_ubuntu_dists_jammy")
+        with open(base + "_Release", "w", encoding="utf-8") as out:
+            out.write("Origin: Ubuntu, and Friends\nSuite: jammy\nComponents: main\nArchitectures: amd64\n")
+        with open(base + "_main_binary-amd64_Packages", "w", encoding="utf-8") as out:
+            out.write(
+                "Package: apt\nVersion: 1\nArchitecture: amd64\nFilename: a.deb\nSize: 1\n\n"
+                "Package: linux-headers-generic\nVersion: 5.15.0.160.160\nArchitecture: amd64\n"
+                "Depends: linux-headers-5.15.0-160-generic (= 5.15.0-160.170) | other, bash\n"
+                "Filename: b.deb\nSize: 1\n\n"
+            )
+        for name, text in (
+            ("sources.list", "deb [trusted=yes arch=amd64] http://archive.example/ubuntu jammy main\n"),
+            ("status", ""),
+            (
+                "apt.conf",
+                f'Dir::State "{folder}"; Dir::State::lists "{lists}/"; Dir::State::status "{folder}/status";'
+                f'Dir::Cache "{folder}"; Dir::Etc "{folder}"; Dir::Etc::parts "-";\n'
+                'APT::Architecture "amd64"; APT::Architectures {"amd64";}; Acquire::Languages "none";\n',
+            ),
+        ):
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as out:
+                out.write(text)
+        environment = {"LC_ALL": "C", "APT_CONFIG": os.path.join(folder, "apt.conf"), "PATH": "/usr/bin:/bin"}
+        for name, arguments in (
+            ("names", ["pkgnames"]),
+            ("showpkg", ["showpkg", "linux-headers-generic"]),
+            ("policy", ["policy", "apt", "linux-headers-generic", "unknown-package"]),
+            ("indexes", ["policy"]),
+        ):
+            answer = subprocess.run(
+                ["apt-cache", *arguments], capture_output=True, text=True, check=False, env=environment
+            )
+            assert answer.returncode == 0, answer.stderr
+            answers[name] = answer.stdout
+    assert "linux-headers-generic" in answers["names"].split()
+    assert apt.parse_dependencies(answers["showpkg"])["linux-headers-generic"]["5.15.0.160.160"][0] == (
+        "linux-headers-5.15.0-160-generic"
+    )
+    found = apt.with_origins(apt.parse_policy(answers["policy"]), apt.parse_index_origins(answers["indexes"]))
+    assert sorted(found) == ["apt", "linux-headers-generic"]
+    assert found["linux-headers-generic"]["origins"] == {"5.15.0.160.160": ["Ubuntu, and Friends"]}
 
 
 def test_apt_with_broken_sources_is_quoted(machine):
@@ -219,25 +448,6 @@ def test_apt_with_broken_sources_is_quoted(machine):
     machine.answer("apt-cache", "", err=message, rc=100)
     with pytest.raises(ProbeError, match="Conflicting values set for option Signed-By"):
         apt.candidates(machine.node, [])
-
-
-@pytest.mark.skipif(not os.path.exists("/usr/bin/apt-cache"), reason="needs apt")
-def test_patterns_are_apt_s_own():
-    """This machine's apt takes them, and takes them to mean what we mean."""
-    pattern = apt.kernel_pattern(["6.1.0-50-cloud-amd64"])
-    answer = subprocess.run(
-        ["apt-cache", "policy", "apt", *apt.PATTERNS, pattern],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"LC_ALL": "C"},
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert "?name" not in answer.stderr
-    expression = re.compile(pattern[len('?name("') : -len('")')])
-    assert expression.search("linux-headers-6.1.0-50-cloud-amd64")
-    assert not expression.search("linux-headers-6.1.0-50-cloud-amd64-x")
-    assert not expression.search("linux-headers-6x1.0-50-cloud-amd64")
 
 
 # sources ----------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from types import SimpleNamespace
 
 import pytest
-from gpuready.observe import driver, nvml
-from gpuready.observe.node import MissingTool, ProbeError
+from gpuready import driver_record
+from gpuready.observe import driver, nvml, packages, processes
+from gpuready.observe.node import MissingTool, Node, ProbeError
 
 CLOSED = """\
 NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.261.03  Tue May 20 03:13:17 UTC 2025
@@ -37,6 +40,7 @@ def test_loaded_module_is_read_in_both_wordings(machine, text, version, flavour)
         "version": version,
         "flavour": flavour,
         "modules": ["nvidia", "nvidia_uvm"],
+        "users": None,
     }
 
 
@@ -49,8 +53,329 @@ def test_unknown_wording_is_reported_and_the_version_taken_from_sysfs(machine):
     machine.write("/proc/driver/nvidia/version", "something else\n")
     machine.write("/sys/module/nvidia/version", "600.1.2\n")
     node = machine.node
-    assert driver.loaded(node) == {"version": "600.1.2", "flavour": None, "modules": ["nvidia"]}
+    assert driver.loaded(node) == {
+        "version": "600.1.2",
+        "flavour": None,
+        "modules": ["nvidia"],
+        "users": None,
+    }
     assert "something else" in node.problems[0]["error"]
+
+
+def test_users_are_what_the_modules_do_not_hold_of_each_other(machine):
+    machine.module("nvidia", "6", ["nvidia_uvm", "nvidia_modeset"])
+    machine.module("nvidia_modeset", "1", ["nvidia_drm"])
+    machine.module("nvidia_drm", "0")
+    machine.module("nvidia_uvm", "2")
+    assert driver.users(machine.node) == 4 + 2
+
+
+def test_a_foreign_module_is_a_user(machine):
+    machine.module("nvidia", "2", ["nvidia_uvm", "nvidia_fs"])
+    machine.module("nvidia_uvm")
+    machine.module("nvidia_fs")
+    assert driver.users(machine.node) == 1
+
+
+@pytest.mark.parametrize("refcnt", [None, "-1", "live"])
+def test_modules_that_cannot_be_unloaded_have_unknown_users(machine, refcnt):
+    machine.module("nvidia", refcnt)
+    assert driver.users(machine.node) is None
+
+
+def test_idle_driver_has_no_users(machine):
+    for name, holders in (("nvidia", ["nvidia_uvm"]), ("nvidia_uvm", [])):
+        machine.module(name, str(len(holders)), holders)
+    assert driver.users(machine.node) == 0
+
+
+# Who holds the device files open ----------------------------------------------------------------------
+
+NODE_ID, CONTAINER_ID = "0e4d" * 16, "ab12" * 16
+
+
+def test_processes_and_the_services_and_containers_they_belong_to(machine):
+    machine.process(1, "systemd", "/dev/null", cgroup=f"/docker/{NODE_ID}/init.scope")
+    machine.process(
+        811,
+        "python3",
+        "/dev/nvidia10",
+        "/dev/nvidia2",
+        "/dev/nvidia-uvm",
+        cgroup="/user.slice/user-0.slice/x.scope",
+    )
+    machine.process(812, "bash", "/dev/pts/0", "socket:[99]", "pipe:[1]")
+    machine.process(
+        9,
+        "nvidia-persiste",
+        "/dev/nvidiactl",
+        "/dev/nvidia0 (deleted)",
+        "/dev/nvidia0",
+        cgroup=f"/docker/{NODE_ID}/system.slice/nvidia-persistenced.service",
+    )
+    machine.process(
+        77, "tf", "/dev/nvidia0", cgroup=f"/docker/{NODE_ID}/system.slice/docker-{CONTAINER_ID}.scope"
+    )
+    machine.process(50, "nv-fabricmanage", "/dev/nvidia-nvswitchctl", cgroup="/")
+    machine.write("/proc/uptime", "1 1")
+    assert processes.processes(machine.node) == [
+        {
+            "pid": 9,
+            "name": "nvidia-persiste",
+            "files": ["/dev/nvidia0", "/dev/nvidiactl"],
+            "service": "nvidia-persistenced",
+            "container": None,
+        },
+        {
+            "pid": 50,
+            "name": "nv-fabricmanage",
+            "files": ["/dev/nvidia-nvswitchctl"],
+            "service": "nvidia-fabricmanager",
+            "container": None,
+        },
+        {"pid": 77, "name": "tf", "files": ["/dev/nvidia0"], "service": None, "container": CONTAINER_ID},
+        {
+            "pid": 811,
+            "name": "python3",
+            "files": ["/dev/nvidia2", "/dev/nvidia10", "/dev/nvidia-uvm"],
+            "service": None,
+            "container": None,
+        },
+    ]
+
+
+def test_a_daemon_that_somebody_started_by_hand_is_no_service(machine):
+    """Stopping the service would not end it."""
+    machine.process(9, "nvidia-persiste", "/dev/nvidia0", cgroup="/user.slice/user-0.slice/session-1.scope")
+    machine.process(10, "nvidia-persiste", "/dev/nvidia0", cgroup=f"/kubepods/pod1/{CONTAINER_ID}")
+    assert [row["service"] for row in processes.processes(machine.node)] == [None, None]
+
+
+def test_cgroup_version_1_is_read_too(machine):
+    machine.process(9, "x", "/dev/nvidia0")
+    machine.write(
+        "/proc/9/cgroup", f"12:memory:/docker/{CONTAINER_ID}\n1:name=systemd:/docker/{CONTAINER_ID}\n0::/\n"
+    )
+    assert processes.processes(machine.node)[0]["container"] == CONTAINER_ID
+
+
+def test_others_processes_are_null_without_root(machine):
+    machine.uid = 1000
+    node = machine.node
+    assert processes.processes(node) is None
+    assert node.problems[0]["probe"] == "driver.processes"
+    assert processes.processes(machine.node, users=0) == []
+
+
+def test_a_process_that_hides_makes_all_unknown(machine, monkeypatch):
+    machine.process(9, "x", "/dev/nvidia0")
+    machine.process(10, "y", "/dev/null")
+    real = os.listdir
+
+    def listdir(path):
+        if str(path).endswith("/10/fd"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr("os.listdir", listdir)
+    with pytest.raises(ProbeError, match=r"1 processes do not show .* \(the first is 10\)"):
+        processes.processes(machine.node)
+    # Nothing is in use, so that it hides nothing.
+    assert [row["pid"] for row in processes.processes(machine.node, users=0)] == [9]
+
+
+def test_a_process_that_ends_meanwhile_is_none(machine):
+    machine.process(9, "x", "/dev/nvidia0")
+    (machine.root / "proc/9/fd/0").unlink()
+    machine.mkdir("/proc/10")
+    assert processes.processes(machine.node) == []
+
+
+def test_this_very_machine_s_processes_are_read():
+    """The real /proc, which may hide processes even from root (in a container)."""
+    assert processes.processes(Node(), users=0) == []
+
+
+# Debian renames the module ----------------------------------------------------------------------------
+
+DEBIAN_KERNEL = "6.1.0-50-cloud-amd64"
+DEBIAN_MODPROBE = """\
+install nvidia modprobe -i nvidia-current $CMDLINE_OPTS
+
+install nvidia-uvm modprobe nvidia ; modprobe -i nvidia-current-uvm $CMDLINE_OPTS
+remove nvidia modprobe -r -i nvidia-drm nvidia-modeset nvidia-peermem nvidia-uvm nvidia
+alias char-major-195* nvidia
+"""
+DEBIAN_MODINFO = f"""\
+filename:       /lib/modules/{DEBIAN_KERNEL}/updates/dkms/nvidia-current.ko.xz
+version:        535.261.03
+license:        NVIDIA
+sig_id:         PKCS#7
+signer:         DKMS module signing key
+"""
+
+
+def _debian(machine):
+    """As nvidia-kernel-support and glx-alternative-nvidia leave it: by alternatives."""
+    machine.write("/etc/nvidia/current/nvidia-modprobe.conf", DEBIAN_MODPROBE)
+    machine.link("/etc/alternatives/glx--nvidia-modprobe.conf", "/etc/nvidia/current/nvidia-modprobe.conf")
+    machine.link("/etc/modprobe.d/nvidia.conf", "/etc/alternatives/glx--nvidia-modprobe.conf")
+    machine.answer("modinfo", err="modinfo: ERROR: Module nvidia not found.\n", rc=1)
+    machine.write(
+        f"/lib/modules/{DEBIAN_KERNEL}/modules.dep",
+        "updates/dkms/nvidia-current-modeset.ko.xz: updates/dkms/nvidia-current.ko.xz\n"
+        "updates/dkms/nvidia-current.ko.xz:\nkernel/drivers/nvme/nvme.ko.xz:\n",
+    )
+
+
+def test_debian_s_renamed_module_is_found_where_modprobe_would(machine):
+    _debian(machine)
+    machine.answer(f"modinfo -k {DEBIAN_KERNEL} nvidia-current", DEBIAN_MODINFO)
+    assert driver.on_disk(machine.node, DEBIAN_KERNEL) == {
+        "version": "535.261.03",
+        "flavour": "proprietary",
+        "kernel": DEBIAN_KERNEL,
+        "path": f"/lib/modules/{DEBIAN_KERNEL}/updates/dkms/nvidia-current.ko.xz",
+        "signed": True,
+    }
+    assert len(machine.asked) == 1
+
+
+def test_renamed_module_without_its_configuration_is_found_by_modules_dep(machine):
+    _debian(machine)
+    (machine.root / "etc/modprobe.d/nvidia.conf").unlink()
+    machine.answer(f"modinfo -k {DEBIAN_KERNEL} nvidia-current", DEBIAN_MODINFO)
+    node = machine.node
+    assert driver.on_disk(node, DEBIAN_KERNEL)["version"] == "535.261.03"
+    assert node.problems == []
+
+
+def test_configuration_that_names_a_module_the_kernel_lacks_is_told(machine):
+    _debian(machine)
+    machine.write(
+        "/etc/nvidia/current/nvidia-modprobe.conf",
+        "install nvidia modprobe -i nvidia-tesla-470 $CMDLINE_OPTS\n",
+    )
+    machine.answer(f"modinfo -k {DEBIAN_KERNEL} nvidia-current", DEBIAN_MODINFO)
+    node = machine.node
+    assert driver.on_disk(node, DEBIAN_KERNEL)["version"] == "535.261.03"
+    assert node.problems == [
+        {
+            "probe": "driver.on_disk",
+            "error": "modprobe is told to load nvidia-tesla-470, which kernel 6.1.0-50-cloud-amd64 lacks; "
+            "it has nvidia-current",
+        }
+    ]
+
+
+def test_a_kernel_without_the_renamed_module_has_none(machine):
+    _debian(machine)
+    machine.write(f"/lib/modules/{DEBIAN_KERNEL}/modules.dep", "kernel/drivers/nvme/nvme.ko.xz:\n")
+    assert driver.on_disk(machine.node, DEBIAN_KERNEL) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("updates/dkms/nvidia.ko.zst:", ["nvidia"]),
+        ("kernel/nvidia-580srv-open/nvidia.ko: kernel/a.ko", ["nvidia"]),
+        ("updates/dkms/nvidia-current-open.ko:", ["nvidia-current-open"]),
+        ("updates/dkms/nvidia-tesla-470.ko.xz:", ["nvidia-tesla-470"]),
+        ("updates/dkms/nvidia-legacy-390xx.ko:", ["nvidia-legacy-390xx"]),
+        ("updates/dkms/nvidia-current-uvm.ko:", []),
+        ("updates/dkms/nvidia-tesla-470-drm.ko.xz:", []),
+        ("kernel/drivers/video/fbdev/nvidia/nvidiafb.ko:", []),
+        ("updates/dkms/nvidia-uvm.ko: updates/dkms/nvidia.ko", []),
+    ],
+)
+def test_core_module_in_depmod_s_list(machine, line, names):
+    machine.write("/lib/modules/k/modules.dep", line + "\n")
+    assert driver.core_modules(machine.node, "k") == names
+
+
+def test_debian_s_libraries_by_alternatives(machine):
+    current = LIB + "nvidia/current/"
+    for name in ("libcuda.so", "libnvidia-ml.so"):
+        machine.write(f"{current}{name}.535.261.03")
+        machine.link(f"{current}{name}.1", f"{name}.535.261.03")
+        machine.link(f"/etc/alternatives/nvidia--{name}.1-x86_64-linux-gnu", f"{current}{name}.1")
+        machine.link(f"{LIB}{name}.1", f"/etc/alternatives/nvidia--{name}.1-x86_64-linux-gnu")
+    machine.program("/usr/lib/nvidia/current/nvidia-smi")
+    machine.link("/etc/alternatives/nvidia--nvidia-smi", "/usr/lib/nvidia/current/nvidia-smi")
+    machine.link("/usr/bin/nvidia-smi", "/etc/alternatives/nvidia--nvidia-smi")
+    machine.link("/lib", "usr/lib")
+    machine.answer(
+        "ldconfig -p",
+        "\tlibnvidia-ml.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libnvidia-ml.so.1\n"
+        "\tlibcuda.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libcuda.so.1\n",
+    )
+    expected = {
+        "version": "535.261.03",
+        "libcuda": current + "libcuda.so.535.261.03",
+        "libnvidia_ml": current + "libnvidia-ml.so.535.261.03",
+        "nvidia_smi": "/usr/bin/nvidia-smi",
+    }
+    assert driver.userspace(machine.node) == expected
+    # The alternatives are gone: where the packages put them.
+    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
+        (machine.root / LIB.lstrip("/") / name).unlink()
+    assert driver.userspace(machine.node) == expected
+
+
+# Fabric manager, record -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [
+        ("nvidia-fabricmanager-580\tamd64\t580.95.05-0ubuntu0.22.04.2", "580.95.05"),
+        ("nvidia-fabricmanager\tamd64\t590.48.01-1", "590.48.01"),
+    ],
+)
+def test_fabricmanager_is_of_its_package_s_version(machine, package, version):
+    found = packages.parse(package + "\tinstall\tinstalled\tok\n")
+    unit = {"UnitFileState": "enabled", "ActiveState": "failed"}
+    assert driver.fabricmanager(machine.node, found, unit) == {
+        "installed": True,
+        "version": version,
+        "enabled": True,
+        "active": False,
+    }
+
+
+def test_fabricmanager_that_is_not_there(machine):
+    gone = packages.parse("nvidia-fabricmanager-580\tamd64\t580.95.05-1\tdeinstall\tconfig-files\tok\n")
+    unit = {"UnitFileState": "enabled", "ActiveState": "failed"}
+    expected = {"installed": False, "version": None, "enabled": None, "active": None}
+    assert driver.fabricmanager(machine.node, gone, unit) == expected
+    assert driver.fabricmanager(machine.node, None, unit) == {**expected, "installed": None}
+    machine.program("/usr/bin/nv-fabricmanager")  # from a runfile
+    assert driver.fabricmanager(machine.node, [], None) == {**expected, "installed": True}
+
+
+def test_record_is_handed_on_by_its_schema(machine):
+    assert driver.record(machine.node) is None
+    before = {"version": "535.247.01", "packages": [{"name": "a", "version": "1", "x": 1}]}
+    machine.write(driver_record.PATH, json.dumps({"packages": ["a"], "previous": before, "later": {"x": 1}}))
+    found = driver.record(machine.node)
+    assert found["previous"] == {
+        "version": "535.247.01",
+        "branch": None,
+        "flavour": None,
+        "source": None,
+        "packages": [{"name": "a", "version": "1"}],
+    }
+    assert found["packages"] == ["a"] and found["rejected"] == [] and "later" not in found
+
+
+def test_record_that_is_spoilt_is_told(machine):
+    machine.write(driver_record.PATH, '{"held": ["a"], "rejected": 5}')
+    node = machine.node
+    assert driver.record(node)["held"] == ["a"]
+    assert node.problems[0]["error"].endswith("rejected is 5, not a list")
+    machine.write(driver_record.PATH, "{")
+    with pytest.raises(ProbeError, match=r"nvidia_driver\.json is not valid JSON"):
+        driver.record(machine.node)
 
 
 MODINFO = """\

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 from gpuready.observe import host, nouveau, pci
 from gpuready.observe.node import ProbeError
@@ -70,6 +73,18 @@ def test_headers_count_only_when_they_can_build(machine):
     assert host.kernels_with_headers(machine.node) == ["5.15.0-157-generic", "6.1.0-50-cloud-amd64"]
 
 
+def test_debian_s_headers_need_their_shared_half_and_kbuild(machine):
+    tree, common = "/usr/src/linux-headers-6.1.0-50-cloud-amd64", "/usr/src/linux-headers-6.1.0-50-common"
+    machine.write(tree + "/Makefile", f"include {common}/Makefile\n")
+    machine.link(tree + "/scripts", "../../lib/linux-kbuild-6.1/scripts")
+    machine.link("/lib/modules/6.1.0-50-cloud-amd64/build", tree)
+    assert host.kernels_with_headers(machine.node) == []
+    machine.write(common + "/Makefile")
+    assert host.kernels_with_headers(machine.node) == []
+    machine.mkdir("/usr/lib/linux-kbuild-6.1/scripts")
+    assert host.kernels_with_headers(machine.node) == ["6.1.0-50-cloud-amd64"]
+
+
 @pytest.mark.parametrize(
     ("secure", "setup", "expected"),
     [
@@ -104,12 +119,96 @@ def test_unmounted_efivars_are_unknown_and_reported(machine):
 def test_initramfs_of_the_next_kernel(machine):
     machine.program("/usr/sbin/update-initramfs")
     machine.write("/boot/initrd.img-5.15.0-157-generic")
-    assert host.initramfs(machine.node, "5.15.0-157-generic") == {
+    assert host.initramfs(machine.node, "5.15.0-157-generic", []) == {
         "present": True,
         "tool": "/usr/sbin/update-initramfs",
+        "stale": False,
     }
-    assert host.initramfs(machine.node, "5.15.0-158-generic")["present"] is False
-    assert host.initramfs(machine.node, None)["present"] is None
+    missing = host.initramfs(machine.node, "5.15.0-158-generic", [])
+    assert missing["present"] is False and missing["stale"] is None
+    assert host.initramfs(machine.node, None, [])["present"] is None
+    assert host.initramfs(machine.node, "5.15.0-157-generic", None)["stale"] is None
+
+
+def test_initramfs_is_stale_when_the_blacklist_is_newer(machine):
+    """A package's file has its build's time: when it came to the node is what counts."""
+    kernel, blacklist = "5.15.0-157-generic", "/etc/modprobe.d/nouveau.conf"
+    image = machine.write("/boot/initrd.img-" + kernel)
+    time.sleep(0.02)
+    os.utime(machine.write(blacklist, "blacklist nouveau\n"), (1000, 1000))
+    assert host.initramfs(machine.node, kernel, ["/proc/cmdline", blacklist])["stale"] is True
+    assert host.initramfs(machine.node, kernel, ["/proc/cmdline"])["stale"] is False
+    assert host.initramfs(machine.node, kernel, ["/etc/modprobe.d/gone.conf"])["stale"] is False
+    time.sleep(0.02)
+    image.write_text("made anew")
+    assert host.initramfs(machine.node, kernel, [blacklist])["stale"] is False
+    # Debian leads there by links, which its alternatives set later.
+    time.sleep(0.02)
+    machine.link("/etc/modprobe.d/linked.conf", "nouveau.conf")
+    assert host.initramfs(machine.node, kernel, ["/etc/modprobe.d/linked.conf"])["stale"] is True
+
+
+SHIM, DKMS_KEY = "/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub"
+
+
+@pytest.mark.parametrize(
+    ("system", "files", "expected"),
+    [
+        ("ubuntu", [SHIM, DKMS_KEY], SHIM),
+        ("debian", [SHIM, DKMS_KEY], DKMS_KEY),
+        ("debian", [SHIM], SHIM),
+        ("ubuntu", [], None),
+        (None, [DKMS_KEY], DKMS_KEY),
+    ],
+)
+def test_mok_key_is_the_one_that_dkms_signs_with(machine, system, files, expected):
+    for path in files:
+        machine.write(path, b"\x30\x82")
+    assert host.mok(machine.node, system, False) == {"key": expected, "enrolled": None}
+    assert machine.asked == []
+
+
+def test_mok_key_may_be_set_in_dkms_s_own_configuration(machine):
+    machine.write(DKMS_KEY, b"x")
+    machine.write("/srv/key.der", b"x")
+    machine.write("/etc/dkms/framework.conf", "# mok_certificate=/no\nmok_certificate=/gone.der\n")
+    machine.write("/etc/dkms/framework.conf.d/site.conf", 'mok_certificate="/srv/key.der"\n')
+    assert host.mok_key(machine.node, "debian") == "/srv/key.der"
+
+
+@pytest.mark.parametrize(
+    ("said", "rc", "expected"),
+    [
+        (f"{SHIM} is already enrolled\n", 1, True),
+        (f"{SHIM} is already in the built-in trusted keyring\n", 1, True),
+        (f"{SHIM} is not enrolled\n", 0, False),
+        (f"{SHIM} is already in the enrollment request\n", 1, False),
+    ],
+)
+@pytest.mark.parametrize("secure_boot", [True, None])
+def test_mokutil_is_asked_unless_secure_boot_is_off(machine, said, rc, expected, secure_boot):
+    machine.write(SHIM, b"x")
+    machine.answer("mokutil --test-key " + SHIM, said, rc=rc)
+    assert host.mok(machine.node, "ubuntu", secure_boot) == {"key": SHIM, "enrolled": expected}
+
+
+def test_mokutil_that_cannot_tell_is_quoted(machine):
+    machine.write(SHIM, b"x")
+    machine.answer("mokutil", err="EFI variables are not supported on this system\n", rc=255)
+    node = machine.node
+    assert host.mok(node, "ubuntu", True) == {"key": SHIM, "enrolled": None}
+    assert node.problems[0]["probe"] == "host.mok" and "EFI variables" in node.problems[0]["error"]
+
+
+def test_without_mokutil_the_firmware_s_list_is_searched(machine):
+    machine.write(SHIM, b"certificate")
+    node = machine.node
+    assert host.mok(node, "ubuntu", True)["enrolled"] is None
+    assert node.problems == [{"probe": "host.mok", "error": "mokutil is not installed"}]
+    machine.write(host.MOK_LIST, b"\x06\0\0\0header another")
+    assert host.mok(machine.node, "ubuntu", True)["enrolled"] is False
+    machine.write(host.MOK_LIST, b"\x06\0\0\0header certificate another")
+    assert host.mok(machine.node, "ubuntu", True)["enrolled"] is True
 
 
 def _a100(machine, **changes):

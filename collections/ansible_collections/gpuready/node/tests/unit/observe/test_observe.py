@@ -54,6 +54,7 @@ def bare(machine: Any) -> None:
         "Id=nvidia-persistenced.service\nLoadState=not-found\nActiveState=inactive\nMainPID=0\n",
     )
     machine.answer("apt-config dump", "")
+    machine.answer("apt-cache pkgnames", "apt\nbash\n")
     machine.answer("ldconfig -p", "")
     machine.answer("modinfo", err="modinfo: ERROR: Module nvidia not found.\n", rc=1)
 
@@ -65,7 +66,8 @@ def converged(machine: Any) -> None:
     machine.answer(
         "systemctl show",
         "Id=docker.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\nMainPID=411\n\n"
-        "Id=nvidia-persistenced.service\nLoadState=loaded\nActiveState=active\nUnitFileState=static\nMainPID=9\n",
+        "Id=nvidia-persistenced.service\nLoadState=loaded\nActiveState=active\nUnitFileState=static\nMainPID=9\n\n"
+        "Id=nvidia-cdi-refresh.service\nLoadState=loaded\nActiveState=failed\nUnitFileState=enabled\nMainPID=0\n",
     )
     machine.write("/proc/411/comm", "dockerd\n")
     machine.write("/proc/411/cmdline", "/usr/bin/dockerd\0-H\0fd://\0")
@@ -89,7 +91,8 @@ def converged(machine: Any) -> None:
         "/proc/driver/nvidia/version",
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release\n",
     )
-    machine.mkdir("/sys/module/nvidia")
+    machine.module("nvidia", "1")
+    machine.process(9, "nvidia-persiste", "/dev/nvidia0", cgroup="/system.slice/nvidia-persistenced.service")
     for name in ("libcuda.so", "libnvidia-ml.so"):
         machine.write(f"{LIB}{name}.580.95.05")
         machine.link(f"{LIB}{name}.1", f"{name}.580.95.05")
@@ -178,6 +181,29 @@ def test_converged_machine(machine):
     assert observed["framework"]["images"][0]["env"] == {"CUDA_VERSION": "11.2.2"}
     assert {entry["path"] for entry in observed["disk"]} == {"/", "/var/lib/docker", "/var", "/boot"}
     assert observed["driver"]["on_disk_next_boot"] is None
+    assert observed["driver"]["loaded"]["users"] == 1
+    assert [row["service"] for row in observed["driver"]["processes"]] == ["nvidia-persistenced"]
+    assert runtime["toolkit"]["cdi_refresh"] == {"installed": True, "failed": True}
+    assert observed["host"]["mok"] == {"key": None, "enrolled": None}
+    assert observed["driver"]["record"] is None and observed["apt"]["driver_pin"] is None
+
+
+def test_what_gpuready_left_on_the_node_is_seen(machine):
+    converged(machine)
+    machine.write("/etc/apt/preferences.d/gpuready-nvidia-driver", "Package: x\n")
+    machine.write("/var/lib/gpuready/nvidia_driver.json", '{"held": ["nvidia-utils-580-server"]}')
+    observed = observe(machine.node)
+    assert observed["apt"]["driver_pin"] == "Package: x\n"
+    assert observed["driver"]["record"]["held"] == ["nvidia-utils-580-server"]
+    assert schema.complaints(observed) == []
+
+
+def test_driver_that_is_not_loaded_is_used_by_nobody(machine):
+    bare(machine)
+    machine.process(9, "x", "/dev/nvidia0")
+    assert observe(machine.node)["driver"]["processes"] == []
+    machine.uid = 1000
+    assert observe(machine.node)["problems"] == []
 
 
 def test_new_kernel_is_looked_at_too(machine):
@@ -214,7 +240,6 @@ def test_probe_that_fails_fails_alone(machine, command, failure):
     converged(machine)
     before = observe(machine.node)
     machine.commands[command] = failure
-    machine.answer("apt-cache pkgnames", err="broken", rc=1)
     observed = observe(machine.node)
     probe, field = COMMANDS[command]
     assert field(observed) is None
@@ -275,7 +300,7 @@ def test_docker_without_a_package_says_its_version_itself(machine):
 def test_no_package_costs_a_command_of_its_own(machine):
     converged(machine)
     observe(machine.node)
-    assert len(machine.asked) <= 9
+    assert len(machine.asked) <= 11
 
 
 def test_observation_writes_nothing(machine):
@@ -347,9 +372,14 @@ def test_contract_and_schema_name_the_same_fields():
         place = place.parent
     text = (place / "docs" / "contracts.md").read_text(encoding="utf-8")
     example = text.split("## 1. Observation")[1].split("```yaml")[1].split("```")[0]
+    record = text.split("## 7. ")[1].split("```yaml")[1].split("```")[0]
     known = _fields(schema.GPU_STACK)
     assert [
-        name for name in known if not re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", example)
+        name
+        for name in known
+        if not re.search(
+            rf"\b{re.escape(name.rpartition('.')[2])}\b", record if ".record." in name else example
+        )
     ] == []
     for name in re.findall(r"^  (\w+):", example, re.M) + re.findall(r"[{,] (\w+): ", example):
         assert any(field.endswith("." + name) for field in known) or name in (
@@ -357,4 +387,5 @@ def test_contract_and_schema_name_the_same_fields():
             "path",
             "args",
             "NVIDIA_REQUIRE_CUDA",
+            "reload_failed",  # the action plugin's, not the module's
         ), name
