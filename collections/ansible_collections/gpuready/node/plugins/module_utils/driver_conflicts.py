@@ -273,15 +273,10 @@ def _gpus_of(question: Question, rule: Requirement) -> List[Mapping[str, Any]]:
 def _without_gpu(question: Question, rule: Requirement) -> List[str]:
     """Drain or move the GPU; where it is the node's only kind, the rest must change."""
     gpus = _gpus_of(question, rule)
-    if not gpus or len(gpus) == len(question.gpus):
-        return (
-            [
-                "use another node for it: this one's only GPU%s %s"
-                % ("s are" if len(question.gpus) > 1 else " is", gpu_words(gpus[0] if gpus else {}))
-            ]
-            if question.workloads and gpus
-            else []
-        )
+    if not gpus:
+        return []
+    if len(gpus) == len(question.gpus):
+        return ["use another node: this one's only kind of GPU is %s" % gpu_words(gpus[0])]
     places = ", ".join(str(gpu.get("pci")) for gpu in gpus)
     return [
         "move %s (%s) to a node of its own, or drain it here: bind it to vfio-pci, "
@@ -525,7 +520,7 @@ def _lacking(
     because.append("%s offers: %s" % (where, _offer_words(options)))
     ways = _ways_out(question, rules, options, among)
     if not kinds & {"hold"}:
-        ways += _elsewhere(question, among)
+        ways += _elsewhere(question, rules, among)
         ways.append("add an archive (a mirror of your own) that has what fulfils: %s" % wanted)
     return conflict(identifier, "host", ROLE, what, because, list(dict.fromkeys(ways)))
 
@@ -544,7 +539,7 @@ def _transitional(question: Question, rules: Sequence[Requirement]) -> List[str]
     return found
 
 
-def _elsewhere(question: Question, rules: Sequence[Requirement]) -> List[str]:
+def _elsewhere(question: Question, broken: Sequence[Requirement], rules: Sequence[Requirement]) -> List[str]:
     """Other sources of this release, and other releases, that have what is required."""
     node, found = question.node, []
     wanted = RuleSet(rule for rule in rules if rule.kind not in ("source", "hold"))
@@ -561,7 +556,8 @@ def _elsewhere(question: Question, rules: Sequence[Requirement]) -> List[str]:
             found.append(
                 "set nvidia_driver_source: %s (it has %s%s)" % (source.name, ", ".join(versions[:_NAMED]), by)
             )
-    found += _other_releases(question, wanted)
+    if not any(rule.kind == "signed" for rule in broken):
+        found += _other_releases(question, wanted)
     return found
 
 
@@ -630,7 +626,7 @@ def _nothing_at_all(question: Question, where: str) -> Dict[str, Any]:
     else:
         ways.append("use a mirror that has the driver's packages")
     ways.append("boot a kernel that apt has modules or headers for")
-    ways += _elsewhere(question, question.rules.rules)
+    ways += _elsewhere(question, (), question.rules.rules)
     return conflict(
         "driver.not_installable",
         "host",

@@ -6,6 +6,7 @@ Pure functions of the observation, the wishes and the catalog.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import total_ordering
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -90,6 +91,8 @@ def chain(name: str, because: Sequence[Mapping[str, Any]]) -> str:
     for row in because:
         if row["rule"] in ("preference", "install", "keep-installed"):
             continue
+        cuda = re.search(r"CUDA ([\d.]+)'s PTX", row["text"])
+        words = {**row, "cuda": " from CUDA " + cuda.group(1) if cuda else ""}
         said = {
             "user-version": "%(subject)s asks for %(requirement)s",
             "user-branch": "%(subject)s asks for %(requirement)s",
@@ -97,9 +100,9 @@ def chain(name: str, because: Sequence[Mapping[str, Any]]) -> str:
             "user-source": "%(subject)s asks for %(requirement)s",
             "user-minimum": "%(subject)s asks for %(requirement)s",
             "rejected": "%(subject)s failed verification here",
-            "ptx-jit": "%(subject)s needs %(requirement)s (its PTX is compiled by the driver)",
+            "ptx-jit": "%(subject)s needs %(requirement)s (PTX%(cuda)s)",
             "cuda-minor": "%(subject)s needs %(requirement)s (minor-version compatibility)",
-        }.get(row["rule"], "%(subject)s needs %(requirement)s") % row
+        }.get(row["rule"], "%(subject)s needs %(requirement)s") % words
         parts.append(said + (" \u2190 this bound" if row["bound"] else ""))
     return "%s: %s" % (name, "; ".join(parts) or "nothing is demanded")
 
