@@ -301,7 +301,7 @@ def render(
         ("Suites", suites),
         ("Components", components),
         ("Architectures", architectures),
-        ("Signed-By", [keyring]),
+        ("Signed-By", [keyring] if keyring else []),
     ]
     lines = ["# Managed by gpuready (apt_source)."]
     lines += ["%s: %s" % (field, " ".join(values)) for field, values in fields if values]

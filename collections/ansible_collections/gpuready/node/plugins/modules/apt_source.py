@@ -70,7 +70,7 @@ options:
     description:
       - Primary-key fingerprints that are trusted for this source, 40 or 64 hexadecimal digits; spaces, colons
         and a leading C(0x) do not matter. List the coming key as well while a repository rotates its key.
-        Needed for O(state=present).
+        Needed for O(state=present), unless there is O(signed_by).
     type: list
     elements: str
     default: []
@@ -82,6 +82,12 @@ options:
     description: Fetch the key even if the keyring is in order, to take over renewed expiry dates and subkeys.
     type: bool
     default: false
+  signed_by:
+    description:
+      - For further components of an archive that the node has already, and whose keys it trusts already. What
+        that archive's own source says in Signed-By, such as a keyring's path; empty when it says nothing. No
+        key is written then, and no other source is disabled. Exclusive with O(key), O(key_url), O(keyring).
+    type: str
   keyring:
     description:
       - The keyring's path; C(/etc/apt/keyrings/<name>.asc) when not given. It is written armored, or binary
@@ -208,10 +214,16 @@ def check_parameters(params: Dict[str, Any]) -> List[str]:
         )
     if params["state"] == "absent":
         return []
-    for parameter in ("uris", "suites", "key_fingerprint"):
+    trusted = params["signed_by"] is not None
+    for parameter in ("uris", "suites", *(() if trusted else ("key_fingerprint",))):
         if not params[parameter]:
             raise Refusal("%s is empty; apt_source '%s' needs it for state=present" % (parameter, name))
-    if not params["key"] and not params["key_url"]:
+    if trusted and re.search(r"\n|BEGIN PGP", params["signed_by"]):
+        raise Refusal(
+            "signed_by of apt_source '%s' holds more than a path or fingerprints; a key is given with key"
+            % name
+        )
+    if not trusted and not params["key"] and not params["key_url"]:
         raise Refusal("apt_source '%s' needs the signing key: give key or key_url" % name)
     for uri in params["uris"]:
         if not re.match(r"^[A-Za-z][A-Za-z0-9+.-]*:\S+$", uri):
@@ -301,16 +313,24 @@ class Source:
 
     def present(self, pinned: List[str]) -> List[Change]:
         params = self.params
+        trusted = params["signed_by"] is not None
         wanted = aptsources.render(
             params["types"],
             params["uris"],
             params["suites"],
             params["components"],
             params["architectures"],
-            self.keyring,
+            params["signed_by"] if trusted else self.keyring,
         ).encode("utf-8")
-        changes = []
+        changes = [] if trusted else [*self._keys(pinned), *self._conflicting()]
+        before = self.files.read(self.path)
+        if before != wanted:
+            changes.append(Change(self.path, before, wanted, self._foreign(self.path, before)))
+        return self.backups.changes([change for change in changes if change.keep]) + changes
 
+    def _keys(self, pinned: List[str]) -> List[Change]:
+        """The keyring, if it has to change."""
+        params = self.params
         ring = self.files.read(self.keyring)
         held = None if params["key_refresh_enabled"] or params["key"] else keyring_in_order(ring, pinned)
         if held is not None:
@@ -326,13 +346,8 @@ class Source:
             self.fingerprints = [key.fingerprint for key in chosen]
             new_ring = openpgp.keyring(chosen, armored=not self.keyring.endswith(".gpg"))
             if new_ring != ring:
-                changes.append(Change(self.keyring, ring, new_ring, self._foreign(self.keyring, ring)))
-
-        changes += self._conflicting()
-        before = self.files.read(self.path)
-        if before != wanted:
-            changes.append(Change(self.path, before, wanted, self._foreign(self.path, before)))
-        return self.backups.changes([change for change in changes if change.keep]) + changes
+                return [Change(self.keyring, ring, new_ring, self._foreign(self.keyring, ring))]
+        return []
 
     def _foreign(self, path: str, data: Optional[bytes]) -> bool:
         """Somebody else's file in our place: not empty, and not one that we wrote."""
@@ -518,10 +533,14 @@ def main() -> None:
             "key_fingerprint": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "key_fingerprint_variable": {"type": "str", "default": "key_fingerprint", "no_log": False},
             "key_refresh_enabled": {"type": "bool", "default": False, "no_log": False},
+            "signed_by": {"type": "str"},
             "keyring": {"type": "path", "no_log": False},
             "timeout_seconds": {"type": "int", "default": 30},
         },
-        mutually_exclusive=[("key", "key_url")],
+        mutually_exclusive=[
+            ("key", "key_url"),
+            *(("signed_by", key) for key in ("key", "key_url", "keyring")),
+        ],
         supports_check_mode=True,
     )
     files = Files()
