@@ -36,7 +36,7 @@ class Option:
     """A driver that can be had: one branch, flavour and way of installing, with its packages."""
 
     branch: int
-    family: Family
+    family: Family = field(repr=False)
     flavour: str
     install: str
     version: Optional[str] = None
@@ -45,7 +45,7 @@ class Option:
     fabric: bool = True
     installed: bool = False
     notes: Tuple[str, ...] = ()
-    source: Optional[PackageSource] = None
+    source: Optional[PackageSource] = field(default=None, repr=False)
     origin: Optional[str] = None  # the Origin of the archive that the driver's packages come from
     kernel: Optional[str] = None  # the kernel that gets the module: the running one, else the next boot's
     reboot: bool = False  # the module is not for the running kernel: a reboot must follow
@@ -150,12 +150,12 @@ class Installed:
     packages: Dict[str, str] = field(default_factory=dict)
     held: Dict[str, bool] = field(default_factory=dict)
     branch: Optional[int] = None
-    family: Optional[Family] = None
+    family: Optional[Family] = field(default=None, repr=False)
     flavour: Optional[str] = None
     version: Optional[str] = None
     package_version: Optional[str] = None
     option: Optional[Option] = None  # the whole set is there
-    source: Optional[PackageSource] = None
+    source: Optional[PackageSource] = field(default=None, repr=False)
     origin: Optional[str] = None
 
 
@@ -746,9 +746,11 @@ def _installable(
                 fabric = same is not None
                 if same:
                     packages.append((manager, same))
-            exact = any(chosen != node.first(name) for name, chosen in packages)
+            whole = _whole_set(node, origin, names_, install, version, packages)
+            # A dependency can be newer than the driver: Debian's firmware, when its security archive has one.
+            exact = any(chosen != node.first(name) for name, chosen in (*packages, *whole))
             if exact:
-                packages += _whole_set(node, origin, names_, version, packages)
+                packages += whole
             for way, cover in covers:
                 found.append(
                     Option(
@@ -792,16 +794,24 @@ def _userland(
 
 
 def _whole_set(
-    node: Node, origin: str, names_: Names, version: str, packages: Sequence[Tuple[str, Optional[str]]]
+    node: Node,
+    origin: str,
+    names_: Names,
+    install: str,
+    version: str,
+    packages: Sequence[Tuple[str, Optional[str]]],
 ) -> List[Tuple[str, Optional[str]]]:
-    """What else has to be named: apt moves dependencies to its candidates only, and never back by itself."""
+    """What else has to be named: apt moves dependencies to its candidates only, and never back by itself.
+
+    Named is what the packages depend on at the driver's version, as far as apt has it.
+    """
     named = {name for name, _ in packages}
+    wanted = [*names_.needs, *[name for name in names_.closure if name in node.have]]
+    if install == DKMS and names_.dkms_module:
+        wanted.append(names_.dkms_module)
     found: List[Tuple[str, Optional[str]]] = []
-    installed = [name for name in names_.closure if name in node.have]
-    for name in dict.fromkeys((*names_.needs, *installed)):
-        if name in named or name in names_.dkms or name in names_.precompiled:
-            continue
-        chosen = node.of_driver(name, origin, version)
+    for name in dict.fromkeys(wanted):
+        chosen = None if name in named else node.of_driver(name, origin, version)
         if chosen:
             found.append((name, chosen))
     return found

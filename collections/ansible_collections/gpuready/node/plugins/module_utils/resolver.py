@@ -375,6 +375,7 @@ def _bound(
     for rule in rules.rules:
         if rule.rule in ("user-version", "user-branch"):
             return rule
+    within: List[Requirement] = []  # what ruled out a better way of having the same branch
     if not kept and len(everything) > 1:
         mine = preference.key(chosen)
         ruled_out: List[Requirement] = []
@@ -385,14 +386,13 @@ def _bound(
                 continue
             if any((rule.kind, rule.value) != (broken[0].kind, broken[0].value) for rule in broken):
                 continue
-            if broken[0] in ruled_out:
+            if broken[0] in ruled_out or preference.key(option) >= mine:
                 continue
-            same = option.branch == chosen.branch
-            if (not same or broken[0].kind in _VERSION_LIMITS) and preference.key(option) < mine:
-                ruled_out.append(broken[0])
+            other = option.branch != chosen.branch or broken[0].kind in _VERSION_LIMITS
+            (ruled_out if other else within).append(broken[0])
         if ruled_out:
             return next(rule for rule in rules.rules if rule in ruled_out)
-    return rules.floor or next(iter(rules.rules), None)
+    return rules.floor or next(iter([*within, *rules.rules]), None)
 
 
 _LIMITS = ("last_branch", "flavour", "signed", "fabric", "rejected", "hold")

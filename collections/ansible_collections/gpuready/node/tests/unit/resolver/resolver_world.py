@@ -119,7 +119,12 @@ def publish(candidates: Node, offer: Offer, system: str, catalog: Catalog = CATA
                 continue
             if name in dkms and not offer.dkms and name not in called(family.precompiled):
                 continue
-            add(candidates, name, modules if "kernel" in name or "dkms" in name else offer.versions, source.origin)
+            add(
+                candidates,
+                name,
+                modules if "kernel" in name or "dkms" in name else offer.versions,
+                source.origin,
+            )
         for name in called(family.dkms_packages(is_open)) if offer.dkms else []:
             add(candidates, name, modules if "dkms" in name else offer.versions, source.origin)
         for kernel in offer.modules if family.kernel_modules else []:
@@ -230,10 +235,13 @@ def node(
     return annotate(found, catalog)
 
 
-def install(observed: Node, packages: dict[str, str], *, flavour: str, version: str, dkms: bool = False) -> Node:
+def install(
+    observed: Node, packages: dict[str, str], *, flavour: str, version: str, dkms: bool = False
+) -> Node:
     """The node after packages were installed, their module built or unpacked for the running kernel."""
     observed = copy.deepcopy(observed)
     kernel = observed["host"]["kernel"]["running"]
+    signed = not dkms or bool(observed["host"]["mok"]["enrolled"])
     observed["driver"]["packages"] = [
         {"name": name, "version": text, "held": False, "status": "installed"}
         for name, text in packages.items()
@@ -242,7 +250,12 @@ def install(observed: Node, packages: dict[str, str], *, flavour: str, version: 
         entry = (observed["apt"]["candidates"] or {}).get(name)
         if entry is not None:
             entry["installed"] = text
-    observed["driver"]["on_disk"] = {"version": version, "flavour": flavour, "kernel": kernel, "signed": not dkms}
+    observed["driver"]["on_disk"] = {
+        "version": version,
+        "flavour": flavour,
+        "kernel": kernel,
+        "signed": signed,
+    }
     if dkms:
         observed["host"]["kernel"]["headers"] = [kernel]
     return observed
