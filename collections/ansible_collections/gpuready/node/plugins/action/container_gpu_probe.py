@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import transform_to_native_types
 from ansible_collections.gpuready.node.plugins.module_utils import verification as judging
+from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
 from ansible_collections.gpuready.node.plugins.module_utils.findings import first_findings
 
 PROBES = Path(__file__).parents[2] / "data" / "probes"
@@ -65,12 +66,7 @@ class ActionModule(ActionBase):
             task_vars=task_vars,
         )
         if result.get("failed") or "run" not in result:
-            cause = str(result.get("msg") or "no reason was given").strip()
-            said = str(result.get("module_stderr") or result.get("module_stdout") or "").strip()
-            raise AnsibleActionFail(
-                f"the probe could not be run on {host}: {cause}"
-                + (f"\nThe node said: {said[-2000:]}" if said else "")
-            )
+            raise AnsibleActionFail(failure(f"the probe could not be run on {host}", result))
 
         expected = arguments["gpus_expected"]
         verification = judging.judge(

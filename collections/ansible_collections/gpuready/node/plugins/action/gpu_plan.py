@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import transform_to_native_types
 from ansible_collections.gpuready.node.plugins.module_utils import variables
+from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
 from ansible_collections.gpuready.node.plugins.module_utils.catalog import annotate, load_catalog
 from ansible_collections.gpuready.node.plugins.module_utils.planner import plan as make_plan
 from ansible_collections.gpuready.node.plugins.module_utils.render import render
@@ -46,6 +47,7 @@ class ActionModule(ActionBase):
         if observed is None:
             observed = self._observe(host, wishes, task_vars)
         observed = transform_to_native_types(observed, redact=False)
+        observed = self._with_failed_reload(observed, task_vars)
 
         catalog = load_catalog()
         observed = annotate(observed, catalog)
@@ -128,6 +130,14 @@ class ActionModule(ActionBase):
             )
         return wishes
 
+    @staticmethod
+    def _with_failed_reload(observed: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The role nvidia_driver notes the boot in which the modules could not be loaded anew."""
+        driver, boot = observed.get("driver"), (observed.get("host") or {}).get("boot_id")
+        if not driver or not boot or task_vars.get("__nvidia_driver_reload_failed") != boot:
+            return observed
+        return {**observed, "driver": {**driver, "reload_failed": "the modules stayed in use"}}
+
     # --- the node -----------------------------------------------------------------------------------------
 
     def _observe(self, host: str, wishes: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -137,10 +147,5 @@ class ActionModule(ActionBase):
             task_vars=task_vars,
         )
         if result.get("failed") or "gpu_stack" not in result:
-            cause = str(result.get("msg") or "no reason was given").strip()
-            said = str(result.get("module_stderr") or result.get("module_stdout") or "").strip()
-            raise AnsibleActionFail(
-                f"{host} could not be observed: {cause}"
-                + (f"\nThe node said: {said[-2000:]}" if said else ""),
-            )
+            raise AnsibleActionFail(failure(f"{host} could not be observed", result))
         return result["gpu_stack"]

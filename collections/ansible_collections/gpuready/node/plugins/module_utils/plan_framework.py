@@ -87,7 +87,11 @@ def plan_images(work: Draft) -> None:
     images = work.see("framework", "images")
     archive = work.wishes["framework_image_archive"]
     rows = {row["name"]: row for row in work.workload_rows}
-    absent = [(item, rows[item.name]) for item in work.workloads if not rows[item.name]["present"]]
+    absent = [
+        (item, rows[item.name])
+        for item in work.workloads
+        if item.name in rows and not rows[item.name]["present"]
+    ]
     if not absent:
         return
     evidence = ["%s is not on the node" % row["image"] for _, row in absent]

@@ -51,20 +51,52 @@ def _head(plan: Mapping[str, Any], width: int) -> List[str]:
         parts.append("Secure Boot on")
     parts.append(_gpus(plan))
     lines += _wrap(" | ".join(part for part in parts if part), width, "  ", "  ")
-    workloads = ", ".join(row["name"] for row in plan.get("workloads") or [])
+    workloads = [row["name"] for row in plan.get("workloads") or []]
+    workloads += ["%s (no image: the driver only)" % name for name in plan.get("driver_only") or []]
     if workloads:
-        lines += _wrap("for %s" % workloads, width, "  ", "  ")
+        lines += _wrap("for %s" % ", ".join(workloads), width, "  ", "  ")
     return lines
+
+
+CHANGE_WORDS = {
+    "install": "to be installed",
+    "complete": "to be completed",
+    "upgrade": "upgrade from %s",
+    "downgrade": "DOWNGRADE from %s",
+    "switch": "switch from %s",
+}
+
+
+def _driver_words(plan: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
+    """The driver in one line: what, how, from where, for which kernel, and what that is to the one there."""
+    words = [
+        driver["version"] or "branch %s" % driver["branch"],
+        "%s modules" % driver["flavour"],
+        driver["install"],
+        "from %s" % driver["source"],
+    ]
+    kernel = driver.get("kernel")
+    if kernel and kernel != (plan.get("os") or {}).get("kernel", kernel):
+        words.append("for kernel %s, which the node boots next" % kernel)
+    if driver["keeps_installed"]:
+        state = "kept"
+    else:
+        state = CHANGE_WORDS.get(driver.get("change") or "", "chosen")
+        if "%s" in state:
+            previous = driver.get("previous")
+            state %= (
+                "%s %s of %s" % (previous["version"], previous["flavour"], previous["source"])
+                if previous
+                else "what is installed"
+            )
+    return "%s (%s)" % (", ".join(words), state)
 
 
 def _driver(plan: Mapping[str, Any], width: int) -> List[str]:
     driver = plan.get("driver")
     if not driver:
         return []
-    version = driver["version"] or "branch %s" % driver["branch"]
-    kept = "kept" if driver["keeps_installed"] else "chosen"
-    words = (version, driver["flavour"], driver["install"], driver["source"], kept)
-    lines = ["", *_labelled("Driver", "%s, %s modules, %s, from %s (%s)" % words, width)]
+    lines = ["", *_labelled("Driver", _driver_words(plan, driver), width)]
     rows = driver["because"]
     broad = max((len(row["requirement"]) for row in rows), default=0)
     for row in rows:
@@ -99,7 +131,8 @@ def _effects(plan: Mapping[str, Any], width: int) -> List[str]:
     lines += _labelled("Restarts", ", ".join(restarts) or "nothing", width)
     reboot = plan["reboot"]
     if not reboot["needed"]:
-        text = "not needed"
+        reloads = any(action["id"] == "driver.reload" for action in plan["actions"])
+        text = "not needed: the driver's modules are loaded anew" if reloads else "not needed"
     elif reboot["allowed"]:
         text = "yes, because %s" % reboot["reason"]
     else:

@@ -228,11 +228,9 @@ def snap_docker() -> Node:
     return node
 
 
-def debian() -> Node:
+def fedora() -> Node:
     node = bare("20b5")
-    node["host"]["os"].update(
-        id="debian", version_id="12", codename="bookworm", pretty_name="Debian GNU/Linux 12 (bookworm)"
-    )
+    node["host"]["os"].update(id="fedora", version_id="43", codename=None, pretty_name="Fedora Linux 43")
     return node
 
 
@@ -293,7 +291,7 @@ SCENARIOS: dict[str, Callable[[], Node]] = {
     "a100-jammy-registry-down": registry_down,
     "a100-jammy-passthrough": passthrough,
     "a100-nvswitch-jammy-bare": nvswitch,
-    "a100-debian-bare": debian,
+    "a100-fedora-bare": fedora,
     "a100-arm64-bare": arm64,
     "t4-noble-bare": t4_noble,
     "t4-noble-converged": t4_noble_converged,

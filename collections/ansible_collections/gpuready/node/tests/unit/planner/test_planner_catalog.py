@@ -90,7 +90,6 @@ MISTAKES = [
         lambda d: d["frameworks"][0].update(cuda="99.9"),
         r"field cuda: drivers.yml has no cuda_toolkit row for 99.9",
     ),
-    ("frameworks.yml", lambda d: d["frameworks"][0].update(colour="red"), r"field colour: is not known here"),
     (
         "frameworks.yml",
         lambda d: d["frameworks"][0].update(archs=["sm80"]),
@@ -131,7 +130,183 @@ MISTAKES = [
         r"architectures row 11: must be a mapping, not 'x'",
     ),
     ("runtime.yml", lambda d: d.pop("docker"), r"runtime.yml: top level: field docker: is missing"),
+    (
+        "runtime.yml",
+        lambda d: d["docker"]["cdi_default_since"].pop("checked"),
+        r"cdi_default_since: field checked: is missing",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["wheels"][0].update(default="cu99"),
+        r"wheels row 1 \(1.12\): field default: cu99 is none of its variants cu102",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["wheels"][0]["variants"].update(rocm6={"archs": "torch-cu11", "cudnn": None}),
+        r"field variants: 'rocm6' is no CUDA variant",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["wheels"][0]["variants"]["cu116"].update(archs="torch-cu99"),
+        r"variants cu116: field archs: 'torch-cu99' is none of",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["wheels"][0]["variants"]["cu116"].pop("cudnn"),
+        r"variants cu116: field cudnn: is missing",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["wheels"][0].pop("python_basis"),
+        r"wheels row 1 \(1.12\): field python_basis: is missing",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].update(aliases=["pytorch-2.5"]),
+        r"pytorch-2.5 names both tensorflow-2.9 and pytorch-2.5-cu124",
+    ),
+    (
+        "frameworks.yml",
+        lambda d: d["frameworks"][0].update(archs_source=None),
+        r"field archs: archs_source and archs_basis must say",
+    ),
+    (
+        "drivers.yml",
+        lambda d: d["open_modules"]["only_from"].update(branch=616),
+        r"only_from: field branch: 616 has no row in branches",
+    ),
+    (
+        "gpus.yml",
+        lambda d: d["architectures"][1].update(last_branch=471),
+        r"\(kepler\): field last_branch: 471 has no row in drivers.yml's branches",
+    ),
+    (
+        "gpus.yml",
+        lambda d: d["shown"][0].update(device_id="ffff"),
+        r"field device_id: ffff is not in pci.ids",
+    ),
+    # The sources of drivers.
+    ("drivers.yml", lambda d: source(d).pop("origin"), r"package_sources row 1 \(ubuntu\): field origin"),
+    ("drivers.yml", lambda d: source(d).update(colour="red"), r"field colour: is not known here"),
+    ("drivers.yml", lambda d: family(d).update(colour="red"), r"field colour: is not known here"),
+    (
+        "drivers.yml",
+        lambda d: source(d)["components"].update({"25.10": ["restricted"]}),
+        r"field components: '25.10' is no release of this source",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["arch_names"].update(riscv64="riscv64"),
+        r"field arch_names: 'riscv64' is no architecture of this source",
+    ),
+    (
+        "drivers.yml",
+        lambda d: d["package_sources"].append(copy.deepcopy(source(d))),
+        r"field releases: ubuntu 18.04 has two sources named ubuntu",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["families"].append(copy.deepcopy(family(d))),
+        r"families row 3 \(server\): field family: server is there twice",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["families"].append(dict(copy.deepcopy(family(d)), family="other")),
+        r"families row 3 \(other\): field first_branch: overlaps with the family server",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d, 2)["families"][2].update(last_branch=580),
+        r"families row 3 \(branch\): field first_branch: overlaps with the family branch-580",
+    ),
+    (
+        "drivers.yml",
+        lambda d: family(d).update(version_package="nvidia-utils-{number}"),
+        r"field version_package: 'nvidia-utils-\{number\}' holds the unknown placeholder \{number\}",
+    ),
+    ("drivers.yml", lambda d: family(d).update(branched=False), r"field branched: does not agree with"),
+    ("drivers.yml", lambda d: family(d).update(precompiled=[]), r"field precompiled: must be there exactly"),
+    ("drivers.yml", lambda d: family(d).update(dkms_module=None), r"field dkms_module: must be there"),
+    (
+        "drivers.yml",
+        lambda d: family(d, 1).update(dkms=[], dkms_open=[], dkms_module=None, dkms_module_open=None),
+        r"field dkms: neither precompiled nor DKMS packages",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["offers"][0].update(release="17.10"),
+        r"offers row 1 \(17.10\): field release: '17.10' is none of 18.04",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["offers"][0]["families"].update(laptop=[580]),
+        r"field families: 'laptop' is no family of this source",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["offers"][0]["families"].update(server=[581]),
+        r"field offers: 18.04: branch 581 has no row in branches",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d, 1)["offers"][0]["families"].update(tesla=[418]),
+        r"field families: tesla does not name branch 418",
+    ),
 ]
+
+
+def source(data: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    return data["package_sources"][number]
+
+
+def family(data: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    return source(data, number)["families"][0]
+
+
+def citing_rows(value: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to all rows that name a source."""
+    found = []
+    if isinstance(value, dict):
+        if "source" in value and "basis" in value:
+            found.append(where)
+        for key, item in value.items():
+            found += citing_rows(item, (*where, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            found += citing_rows(item, (*where, number))
+    return found
+
+
+@pytest.mark.parametrize("file", module.FILES)
+def test_every_kind_of_row_must_say_who_and_when(data: dict[str, Any], file: str) -> None:
+    """One row of each kind loses its source, its basis, its freshness, or cites what is not listed."""
+    kinds = {}
+    for where in citing_rows(data[file]):
+        kinds.setdefault(tuple(part for part in where if not isinstance(part, int)), where)
+    assert kinds
+    for where in kinds.values():
+        for field, value, says in (
+            ("source", None, "field source: is missing"),
+            ("basis", None, "field basis: is missing"),
+            ("checked", None, "field checked: is missing"),
+            ("checked", "lately", "field checked: 'lately' is no month"),
+            ("checked", "2026-13", "field checked: '2026-13' is no month"),
+            ("source", "hearsay", "field source: 'hearsay' is none of sources"),
+            ("basis", "rumour", "field basis: 'rumour' is none of"),
+            ("colour", "red", "field colour: is not known here"),
+        ):
+            spoilt = copy.deepcopy(data)
+            row: Any = spoilt[file]
+            for part in where:
+                row = row[part]
+            if value is None:
+                row.pop(field)
+            else:
+                row[field] = value
+            with pytest.raises(CatalogError) as caught:
+                build(spoilt, PCI_IDS)
+            assert says in str(caught.value), (where, field, value)
+            assert str(caught.value).startswith(f"{file}: ")
 
 
 @pytest.mark.parametrize(("file", "spoil", "message"), MISTAKES, ids=[m[2][:50] for m in MISTAKES])
@@ -221,6 +396,66 @@ def test_cuda_floors() -> None:
     assert catalog.minor_version_floor("11.2").min == "450.80.02"  # type: ignore[union-attr]
     assert catalog.minor_version_floor("11.0") is None
     assert catalog.minor_version_floor("10.2") is None
+
+
+def test_a_preview_decides_nothing() -> None:
+    catalog = load_catalog()
+    assert catalog.cuda_toolkit["13.4"].preview and catalog.toolkit_driver("13.4") is None
+
+
+def test_aliases_are_what_plain_pip_brings() -> None:
+    catalog = load_catalog()
+    found = catalog.framework("pytorch-2.5")
+    assert found is catalog.frameworks["pytorch-2.5-cu124"] and found.image is None
+    assert catalog.framework("pytorch-2.99") is None
+    assert {"pytorch-2.5", "pytorch-2.5-cu124", "tensorflow-2.9"} <= set(catalog.workload_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "os_id", "release", "found"),
+    [
+        ("auto", "ubuntu", "22.04", ("ubuntu", "Ubuntu")),
+        ("auto", "debian", "12", ("debian", "Debian")),
+        ("cuda_repo", "ubuntu", "24.04", ("cuda_repo", "NVIDIA")),
+        ("cuda_repo", "debian", "13", ("cuda_repo", "NVIDIA")),
+        ("cuda_repo", "debian", "11", None),
+        ("debian", "ubuntu", "22.04", None),
+        ("auto", "ubuntu", "25.10", None),
+        ("auto", "rocky", "9", None),
+        ("auto", None, None, None),
+    ],
+)
+def test_package_source_by_name_and_release(name: str, os_id: Any, release: Any, found: Any) -> None:
+    source = load_catalog().package_source(name, os_id, release)
+    assert (source and (source.name, source.origin)) == found
+
+
+def test_own_archive_comes_first() -> None:
+    catalog = load_catalog()
+    assert [row.name for row in catalog.sources_for("debian", "12")] == ["debian", "cuda_repo"]
+    assert [row.name for row in catalog.sources_for("ubuntu", "18.04")] == ["ubuntu"]
+
+
+def test_families_name_their_branches() -> None:
+    cuda = load_catalog().package_source("cuda_repo", "ubuntu", "24.04")
+    assert cuda is not None
+    names = {branch: [row.family for row in cuda.family_of(branch)] for branch in (570, 575, 580, 590, 615)}
+    assert names == {570: ["branch"], 575: ["branch"], 580: ["branch-580"], 590: ["plain"], 615: ["plain"]}
+    # The fabric manager lost its branch one branch before the driver did.
+    assert [row.nvswitch for row in cuda.families] == [
+        "nvidia-fabricmanager",
+        "nvidia-fabricmanager",
+        "nvidia-fabricmanager-{branch}",
+    ]
+
+
+def test_no_x_in_what_is_installed() -> None:
+    """A headless node: nothing of X, GL or video among what an install names."""
+    for source in load_catalog().package_sources:
+        for row in source.families:
+            named = [*row.precompiled, *row.dkms, *row.dkms_open, *row.needs, *row.extras]
+            assert not [name for name in named if re.search(r"xserver|-gl-|fbc1|nvidia-driver(-\{|$)", name)]
+            assert set(row.extras) <= {"nvidia-persistenced"}
 
 
 def test_branch_support_ends_with_its_month() -> None:

@@ -94,9 +94,35 @@ def test_wishes_from_file_and_line(capsys: Any, tmp_path: Path) -> None:
         (["plan", "--facts", BARE, "--today", "soon"], "YYYY-MM-DD"),
         (["plan"], "--facts"),
         (["resolve", "--gpu", "A1000000"], "nearest: A10"),
+        (["resolve", "--gpu", "H1OO"], "nearest: H100"),
+        (
+            ["resolve", "--gpu", "A100,RTX4090"],
+            "--gpu RTX4090: no GPU of that name in pci.ids (nearest: RTX 4090",
+        ),
+        (["resolve", "--gpu", "A100:0"], "--gpu A100:0: write it as NAME or NAME:COUNT"),
+        (["resolve", "--gpu", "A100:many"], "--gpu A100:many: write it as NAME or NAME:COUNT"),
+        (["resolve", "--gpu", ","], "--gpu: names no GPU"),
+        (["resolve"], "--gpu"),
         (["resolve", "--gpu", "A100", "--os", "windows"], "ubuntu-22.04"),
-        (["resolve", "--gpu", "A100", "--os", "debian-12"], "covered: ubuntu-20.04"),
+        (["resolve", "--gpu", "A100", "--os", "ubunto-24.04"], "(nearest: ubuntu-24.04"),
+        (["resolve", "--gpu", "A100", "--os", "debian-14"], "(nearest: debian-1"),
+        (["resolve", "--gpu", "A100", "--source", "cudarepo"], "no source of drivers (nearest: cuda_repo"),
+        (
+            ["resolve", "--gpu", "A100", "--os", "debian-11", "--source", "cuda_repo"],
+            "--source cuda_repo: has no drivers for debian-11 (it covers ubuntu-20.04",
+        ),
+        (
+            ["resolve", "--gpu", "A100", "--source", "debian"],
+            "--source debian: has no drivers for ubuntu-22.04",
+        ),
+        (["resolve", "--gpu", "A100", "--nvswitch", "-1"], "--nvswitch -1: must be 0 or more"),
         (["resolve", "--gpu", "A100", "--workloads", "tensorflow-2.99"], "nearest: tensorflow-2.9"),
+        (
+            ["resolve", "--gpu", "A100", "--workloads", "tensorflow-2.9,pytorch-2.5-cu125"],
+            "--workloads pytorch-2.5-cu125: not known (nearest: pytorch-2.5-cu12",
+        ),
+        (["matrix", "--check", "/nowhere.md"], "/nowhere.md: No such file"),
+        (["matrix", "--write", "/nowhere/matrix.md"], "/nowhere/matrix.md: No such file"),
         (["pln"], "invalid choice: 'pln'"),
         (["catalog", "chk"], "check"),
     ],
@@ -125,6 +151,92 @@ def test_resolve_answers_without_a_node(capsys: Any) -> None:
     answer = json.loads(out)
     assert [gpu["arch"] for gpu in answer["gpus"]] == ["turing", "volta"]
     assert answer["driver"]["flavour"] == "proprietary" and answer["conflicts"] == []
+
+
+def resolved(capsys: Any, *arguments: str) -> tuple[int, Any]:
+    code, out, err = run(capsys, "resolve", *arguments, "--json", *DAY)
+    assert err == ""
+    return code, json.loads(out)
+
+
+def test_resolve_counts_and_mixes_gpus(capsys: Any) -> None:
+    code, found = resolved(
+        capsys, "--gpu", "V100:2,T4", "--os", "ubuntu-24.04", "--workloads", "pytorch-2.5,tensorflow-2.9"
+    )
+    assert code == OK and [gpu["arch"] for gpu in found["gpus"]] == ["volta", "volta", "turing"]
+    assert len({gpu["pci"] for gpu in found["gpus"]}) == 3
+    assert found["workloads"] == ["pytorch-2.5-cu124", "tensorflow-2.9"]
+    assert (found["driver"]["branch"], found["driver"]["flavour"]) == ("580", "proprietary")
+    rejected = found["rejected"][0]
+    assert (rejected["branch"], rejected["flavour"]) == ("580", "open")
+    assert [fail["rule"] for fail in rejected["fails"]] == ["open-impossible"]
+
+
+def test_resolve_names_the_rejected_options(capsys: Any) -> None:
+    arguments = ["--gpu", "V100", "--os", "ubuntu-24.04", "--workloads", "pytorch-2.5"]
+    _, out, _ = run(capsys, "resolve", *arguments, *DAY)
+    assert "Rejected, though preferred otherwise:\n  580  open         fails proprietary modules" in out
+    _, out, _ = run(capsys, "resolve", "--gpu", "T4", "--os", "ubuntu-24.04", *DAY)
+    assert "Rejected" not in out
+
+
+@pytest.mark.parametrize(
+    ("system", "source", "branch", "origin", "install"),
+    [
+        ("ubuntu-24.04", "auto", "580", "Ubuntu", "precompiled"),
+        ("ubuntu-26.04", "ubuntu", "580", "Ubuntu", "precompiled"),
+        ("ubuntu-24.04", "cuda_repo", "580", "NVIDIA", "dkms"),
+        ("debian-12", "auto", "535", "Debian", "dkms"),
+        ("debian-13", "debian", "550", "Debian", "dkms"),
+        ("debian-13", "cuda_repo", "580", "NVIDIA", "dkms"),
+    ],
+)
+def test_resolve_per_source(
+    capsys: Any, system: str, source: str, branch: str, origin: str, install: str
+) -> None:
+    arguments = ["--gpu", "A100", "--os", system, "--source", source, "--workloads", "pytorch-2.5"]
+    code, found = resolved(capsys, *arguments)
+    driver = found["driver"]
+    assert code == OK and found["conflicts"] == []
+    assert (driver["branch"], driver["origin"], driver["install"]) == (branch, origin, install)
+
+
+def test_resolve_with_secure_boot_nvswitches_and_a_kernel(capsys: Any) -> None:
+    arguments = ["--gpu", "A100:8", "--workloads", "pytorch-2.5", "--secure-boot", "--nvswitch", "6"]
+    code, found = resolved(capsys, *arguments, "--os", "debian-12")
+    assert code == CONFLICT and (found["nvswitches"], found["secure_boot"]) == (6, True)
+    what = " ".join(row["what"] for row in found["conflicts"])
+    assert "Secure Boot" in what and "fabric manager" in what
+    assert all(row["options"] for row in found["conflicts"])
+    kernel = "5.15.0-157-generic"
+    code, found = resolved(capsys, *arguments, "--os", "ubuntu-22.04", "--kernel", kernel)
+    names = [package["name"] for package in found["driver"]["packages"]]
+    assert code == OK and found["kernel"] == kernel
+    assert "linux-modules-nvidia-580-server-open-" + kernel in names and "nvidia-fabricmanager-580" in names
+
+
+def test_resolve_takes_wishes(capsys: Any) -> None:
+    wish = ["--wish", "nvidia_driver_branch=535", "--wish", "nvidia_driver_flavour=open"]
+    code, found = resolved(capsys, "--gpu", "A100", "--os", "ubuntu-24.04", *wish)
+    assert code == OK and (found["driver"]["branch"], found["driver"]["flavour"]) == ("535", "open")
+    code, found = resolved(capsys, "--gpu", "A100", "--wish", "nvidia_driver_source=cuda_repo")
+    assert code == OK and found["driver"]["source"] == "cuda_repo"
+    wish = ["--wish", "nvidia_driver_branch=535"]
+    code, found = resolved(
+        capsys, "--gpu", "B200", "--os", "ubuntu-24.04", "--workloads", "pytorch-2.8", *wish
+    )
+    assert code == CONFLICT and found["driver"] is None and found["rejected"]
+
+
+def test_resolve_of_a_pci_id(capsys: Any) -> None:
+    code, found = resolved(capsys, "--gpu", "20b5", "--os", "ubuntu-24.04")
+    assert code == OK and found["gpus"][0]["name"] == "A100 PCIe 80GB"
+
+
+def test_catalog_list(capsys: Any) -> None:
+    code, out, _ = run(capsys, "catalog", "list")
+    assert code == OK and "tensorflow/tensorflow:2.9.0-gpu" in out
+    assert "(also: pytorch-2.5)" in out and "debian-13" in out and "615" in out
 
 
 def test_resolve_shows_the_contradiction(capsys: Any) -> None:

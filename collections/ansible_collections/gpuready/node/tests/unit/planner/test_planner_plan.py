@@ -95,7 +95,7 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
         "580 open precompiled",
         "ptx-jit",
     ),
-    "a100-debian-bare": ([], ["host.os_unsupported"], None, None),
+    "a100-fedora-bare": ([], ["host.os_unsupported"], None, None),
     "a100-arm64-bare": ([], ["host.arch_unsupported"], None, None),
     "t4-noble-bare": ([*BARE, "toolkit.cdi"], [], "580 open precompiled", "user-minimum"),
     "t4-noble-converged": ([], [], "580 open precompiled", "user-minimum"),
@@ -376,9 +376,9 @@ def test_older_pin_is_built_because_precompiled_modules_follow_the_newest() -> N
             "nvidia_driver_branch",
         ),
         (
-            {"nvidia_driver_min_version": "600"},
+            {"nvidia_driver_min_version": "900"},
             "driver.contradiction",
-            ">=600",
+            ">=900",
             "lower nvidia_driver_min_version",
         ),
         (
@@ -520,6 +520,17 @@ def test_unknown_workload_names_the_nearest() -> None:
     assert "gpuready_workloads" in row["what"] and "'tensorflow-2.90'" in row["what"]
     assert row["options"][0] == "set gpuready_workloads: [tensorflow-2.9]"
     assert result["driver"] is None
+
+
+def test_workload_without_an_image_counts_for_the_driver_only() -> None:
+    result = planned(bare("20b5"), gpuready_workloads=["tensorflow-2.9", "pytorch-2.11-cu130"])
+    assert [row["name"] for row in result["workloads"]] == ["tensorflow-2.9"]
+    assert result["driver_only"] == ["pytorch-2.11-cu130"]
+    assert result["driver"]["min_required"] == "580.65.06"
+    assert any("pytorch-2.11-cu130 has no image" in note for note in result["notes"])
+    assert "pytorch-2.11-cu130 (no image: the driver only)" in render(result)
+    alone = planned(load("a100-jammy-converged"), gpuready_workloads=["pytorch-2.5-cu124"])
+    assert (alone["status"], alone["workloads"]) == ("converged", [])
 
 
 def test_wish_of_a_wrong_type_is_a_conflict_of_its_role() -> None:
