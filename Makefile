@@ -7,7 +7,7 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify test test-real-driver lint unit bench
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify resolve test test-real-driver lint unit bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ plan: env ## what would be done on the lab's nodes, and why; changes nothing
 
 verify: env ## run the TensorFlow container on the lab's nodes again
 	ansible-playbook playbooks/verify.yml -i lab
+
+resolve: env ## which driver would suit, without a node: GPU=H100 OS=ubuntu-24.04 WORKLOADS=tensorflow-2.9 [JSON=1]
+	@$(VENV)/bin/gpuready resolve --gpu "$(GPU)" $(if $(OS),--os "$(OS)") $(if $(WORKLOADS),--workloads "$(WORKLOADS)") \
+	  $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECURE_BOOT),--secure-boot) $(if $(NVSWITCH),--nvswitch "$(NVSWITCH)") \
+	  $(if $(KERNEL),--kernel "$(KERNEL)") $(if $(JSON),--json)
 
 test: env ## everything that CI runs
 	$(VENV)/bin/python tests/run_all.py

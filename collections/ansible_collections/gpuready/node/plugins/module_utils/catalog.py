@@ -247,6 +247,10 @@ class Catalog:
     pci_ids: Mapping[str, str]
     pci_ids_version: str
     sources: Mapping[str, str]
+    # GPUs that the matrix shows: {name: PCI id}.
+    shown: Mapping[str, str]
+    # The newest month in which a row was compared with its source.
+    checked: str
 
     def framework(self, name: str) -> Optional[Framework]:
         """The workload of this name or alias."""
@@ -641,6 +645,16 @@ def _check_citations(file: str, where: str, value: Any, sources: Mapping[str, st
             _check_citations(file, "%s row %d" % (where, number), item, sources)
 
 
+def _months_checked(value: Any) -> List[str]:
+    """Every month of comparison in a data file."""
+    if isinstance(value, dict):
+        own = [value["checked"]] if isinstance(value.get("checked"), str) else []
+        return own + [month for item in value.values() for month in _months_checked(item)]
+    if isinstance(value, list):
+        return [month for item in value for month in _months_checked(item)]
+    return []
+
+
 def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     """The catalog from the parsed files (`{file name: content}`) and the text of pci.ids."""
     sources: Dict[str, str] = {}
@@ -788,6 +802,14 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         row.checked()
         row.done()
 
+    ids, ids_version = parse_pci_ids(pci_ids_text)
+    shown: Dict[str, str] = {}
+    for row in gpus.rows("shown", "gpu"):
+        if row.text("device_id") not in ids:
+            raise row.fail("device_id", "%s is not in pci.ids" % row.data["device_id"])
+        _unique(shown, row.text("gpu"), row.data["device_id"], row, "gpu")
+        row.done()
+
     runtime = tops["runtime.yml"]
     docker, toolkit = runtime.sub("docker"), runtime.sub("toolkit")
     since = {}
@@ -827,7 +849,6 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
     for part in (runtime_row, docker, toolkit, *tops.values()):
         part.done()
 
-    ids, ids_version = parse_pci_ids(pci_ids_text)
     return Catalog(
         frameworks=MappingProxyType(frameworks),
         branches=MappingProxyType(branches),
@@ -846,6 +867,8 @@ def build(data: Mapping[str, Any], pci_ids_text: str) -> Catalog:
         pci_ids=MappingProxyType(ids),
         pci_ids_version=ids_version,
         sources=MappingProxyType(sources),
+        shown=MappingProxyType(shown),
+        checked=max(_months_checked(data)),
     )
 
 

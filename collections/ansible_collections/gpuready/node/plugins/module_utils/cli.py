@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import sys
+import textwrap
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from . import catalog as catalog_module
-from . import resolver
-from .catalog import Catalog, CatalogError, annotate, find_gpu, load_catalog
+from . import matrix, whatif
+from .catalog import Catalog, CatalogError, load_catalog
 from .planner import plan as make_plan
-from .render import one_line, render, render_driver
-from .wishes import DEFAULT_WISHES, WishError, complete, nearest
+from .render import WIDTH, one_line, render, render_driver
+from .wishes import DEFAULT_WISHES, WishError, complete
 
 OK, BAD_QUESTION, CHANGES, CONFLICT = 0, 1, 2, 3
 STATUS_CODES = {"converged": OK, "changes": CHANGES, "conflict": CONFLICT}
@@ -129,78 +129,90 @@ def _plan(options: argparse.Namespace, catalog: Catalog) -> int:
     return max((STATUS_CODES[plan["status"]] for plan in plans), default=OK)
 
 
-def what_if(gpus: Sequence[str], system: str, catalog: Catalog, secure_boot: bool = False) -> Dict[str, Any]:
-    """An observation of a node that does not exist: GPUs and an operating system, and no word from apt."""
-    match = re.match(r"^([a-z]+)[-: ]?([\d.]+)$", system.lower())
-    if not match:
-        raise Trouble("--os %s: write it as ubuntu-22.04" % system)
-    found: List[Dict[str, Any]] = []
-    for text in gpus:
-        fitting = find_gpu(text, catalog)
-        if not fitting:
-            chips = [name for name in catalog.pci_ids.values() if catalog.chip_of(name)]
-            products = sorted(
-                {
-                    part
-                    for name in chips
-                    for part in re.findall(r"\[(?:Tesla |GeForce |NVIDIA )?([^\]/]+?)\]", name)
-                }
-            )
-            near = nearest(text.upper(), products)
-            raise Trouble(
-                "--gpu %s: no GPU of that name in pci.ids (nearest: %s; a PCI id such as 20b5 will do)"
-                % (text, ", ".join(near))
-            )
-        found.append(dict(fitting[0], pci="0000:%02x:00.0" % (len(found) + 1)))
-    stack: Dict[str, Any] = {
-        "schema": 1,
-        "host": {
-            "os": {"id": match.group(1), "version_id": match.group(2), "pretty_name": None, "arch": "amd64"},
-            "kernel": {"running": None, "next_boot": None, "headers": []},
-            "secure_boot": secure_boot,
-            "gpus": found,
-            "nvswitches": [],
-        },
-        "apt": {"candidates": None},
-    }
-    return annotate(stack, catalog)
-
-
 def _resolve(options: argparse.Namespace, catalog: Catalog) -> int:
-    wishes, today = _wishes(options), _today(options.today)
-    names = [name for item in options.workloads or [] for name in item.split(",") if name]
-    names = names or wishes["gpuready_workloads"]
-    for name in names:
-        if catalog.framework(name) is None:
-            near = ", ".join(nearest(name, catalog.workload_names()))
-            raise Trouble("--workloads %s: not known (nearest: %s)" % (name, near))
-    stack = what_if(options.gpu, options.os, catalog, options.secure_boot)
-    wish, system = wishes["nvidia_driver_source"], stack["host"]["os"]
-    if catalog.package_source(wish, system["id"], system["version_id"]) is None:
-        covered = ["%s-%s" % (row.os, r) for row in catalog.sources_named(wish) for r in row.releases]
-        raise Trouble("--os %s: not covered (covered: %s)" % (options.os, ", ".join(covered)))
-    wishes["gpuready_workloads"] = names
-    plan = make_plan(stack, wishes, catalog, host="what-if", today=today)
-    related = ("driver.", "framework.gpu_unsupported", "framework.workload_unknown", "host.")
-    conflicts = [row for row in plan["conflicts"] if row["id"].startswith(related)]
-    answer = {
-        "gpus": plan["gpus"],
-        "os_name": options.os,
-        "workloads": names,
-        "driver": plan["driver"],
-        "conflicts": conflicts,
-        "notes": [
-            note
-            for note in plan["notes"]
-            if note != resolver.NO_LISTS and not note.startswith(("the size of ", "not observed"))
-        ],
-    }
+    if options.source:
+        options.wish.append("nvidia_driver_source=%s" % options.source)
+    try:
+        source = options.source or "auto"
+        for item in options.wish:
+            if item.startswith("nvidia_driver_source="):
+                source = item.partition("=")[2].strip()
+        system = whatif.parse_os(options.os, catalog, source)
+        gpus = whatif.parse_gpus(options.gpu, catalog)
+        wishes, today = _wishes(options), _today(options.today)
+        names = whatif.parse_workloads(options.workloads or wishes["gpuready_workloads"], catalog)
+        if options.nvswitch < 0:
+            raise Trouble("--nvswitch %d: must be 0 or more" % options.nvswitch)
+    except whatif.Unknown as error:
+        raise Trouble(str(error)) from error
+    stack = whatif.imagine(
+        gpus,
+        system,
+        catalog,
+        secure_boot=options.secure_boot,
+        nvswitches=options.nvswitch,
+        kernel=options.kernel,
+    )
+    answer = whatif.answer(stack, names, wishes, catalog, today)
     if options.json:
         json.dump(answer, sys.stdout, indent=2, ensure_ascii=False)
         print()
     else:
-        print(render_driver(answer), end="")
-    return CONFLICT if conflicts else OK
+        print(render_driver(answer) + "".join(line + "\n" for line in _rejected(answer)), end="")
+    return CONFLICT if answer["conflicts"] else OK
+
+
+def _rejected(answer: Mapping[str, Any]) -> List[str]:
+    """The better options and what each of them fails at, for a terminal."""
+    rows = answer["rejected"]
+    if not rows:
+        return []
+    title = "Rejected, though preferred otherwise:" if answer["driver"] else "Looked at, the preferred first:"
+    lines = ["", title]
+    for row in rows:
+        fails = list(
+            dict.fromkeys("%s (%s)" % (fail["requirement"], fail["subject"]) for fail in row["fails"])
+        )
+        lines += textwrap.wrap(
+            "fails %s" % "; ".join(fails),
+            width=WIDTH,
+            initial_indent="  %-4s %-12s" % (row["branch"], row["flavour"]),
+            subsequent_indent=" " * 19,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _matrix(options: argparse.Namespace, catalog: Catalog) -> int:
+    text = matrix.page(catalog)
+    if options.check:
+        if _read(options.check) != text:
+            print(
+                "%s is out of date; make it anew: gpuready matrix --write %s" % (options.check, options.check)
+            )
+            return CHANGES
+        return OK
+    if options.write:
+        try:
+            with open(options.write, "w", encoding="utf-8") as handle:
+                handle.write(text)
+        except OSError as error:
+            raise Trouble("%s: %s" % (options.write, error.strerror)) from error
+    else:
+        print(text, end="")
+    return OK
+
+
+def _catalog(options: argparse.Namespace, catalog: Catalog) -> int:
+    if options.what == "check":
+        return catalog_module.main(["--check"])
+    for framework in catalog.frameworks.values():
+        also = "  (also: %s)" % ", ".join(framework.aliases) if framework.aliases else ""
+        print("%-20s CUDA %-5s %s%s" % (framework.name, framework.cuda, framework.image or "wheel", also))
+    print("releases: %s" % ", ".join(whatif.covered(catalog)))
+    print("driver branches: %s" % ", ".join(map(str, catalog.branches)))
+    return OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -235,25 +247,41 @@ def _parser() -> argparse.ArgumentParser:
 
     resolving = verbs.add_parser("resolve", help="which driver would suit, without a node")
     resolving.add_argument(
-        "--gpu", action="append", required=True, metavar="NAME", help="A100, T4, a PCI id; repeat it"
+        "--gpu",
+        action="append",
+        required=True,
+        metavar="NAME[:COUNT][,…]",
+        help="A100, T4:2, a PCI id; several make a mixed node",
     )
-    resolving.add_argument("--os", default="ubuntu-22.04", help="ubuntu-22.04")
-    resolving.add_argument("--workloads", action="append", metavar="NAME[,NAME]", help="tensorflow-2.9")
+    resolving.add_argument("--os", default="ubuntu-22.04", metavar="OS", help="ubuntu-22.04, debian-12")
+    resolving.add_argument(
+        "--workloads", action="append", metavar="NAME[,NAME]", help="tensorflow-2.9,pytorch-2.5-cu124"
+    )
+    resolving.add_argument("--source", metavar="NAME", help="ubuntu, debian or cuda_repo (default: auto)")
     resolving.add_argument("--secure-boot", action="store_true", help="as if Secure Boot were on")
+    resolving.add_argument(
+        "--nvswitch", type=int, default=0, metavar="N", help="as if the node had N NVSwitches"
+    )
+    resolving.add_argument("--kernel", metavar="RELEASE", help="as uname -r says it")
     common(resolving)
     resolving.set_defaults(run=_resolve)
 
+    page = verbs.add_parser("matrix", help="GPUs, workloads and drivers as a page (docs/matrix.md)")
+    page.add_argument("--write", metavar="FILE", help="write it there")
+    page.add_argument("--check", metavar="FILE", help="is that file up to date? exit code 2 when not")
+    page.set_defaults(run=_matrix)
+
     data = verbs.add_parser("catalog", help="gpuready's data")
-    data.add_argument("what", choices=["check"], help="check: read all files and check every row")
-    data.set_defaults(run=None)
+    data.add_argument(
+        "what", choices=["check", "list"], help="check: read all files and check every row; list: known names"
+    )
+    data.set_defaults(run=_catalog)
     return parser
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         options = _parser().parse_args(arguments)
-        if options.run is None:
-            return catalog_module.main(["--check"])
         return int(options.run(options, load_catalog()))
     except (Trouble, CatalogError) as error:
         print("gpuready: %s" % one_line([str(error)]), file=sys.stderr)

@@ -1,7 +1,7 @@
 """What was read in the sources stands in the catalog: golden values, copied here once and not computed.
 
-They come from the project's collection of compatibility facts (rows of basis `read`, October 2026) and from what
-was read in the archives in November 2026. A value that changes here must have changed in its source.
+They come from the project's collection of compatibility facts (rows of basis `read`, October 2026) and from
+what was read in the archives in November 2026. A value that changes here must have changed in its source.
 """
 
 from __future__ import annotations
