@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     hardware = node_up.add_mutually_exclusive_group()
     hardware.add_argument("--profile", type=Path, help="hardware profile, a JSON file")
     hardware.add_argument("--gpus", default="", help="GPU models, comma-separated (a100,t4); none by default")
+    node_up.add_argument("--nvswitches", type=int, default=0, help="NVSwitch devices beside the GPUs")
     node_up.add_argument("--os", default="ubuntu-22.04", help=f"one of {', '.join(settings.OSES)}")
     node_up.add_argument("--port", type=int, help="port on 127.0.0.1 for SSH; a free one by default")
     node_up.add_argument("--json", action="store_true", help="print how to reach the node as JSON")
@@ -91,7 +92,9 @@ def verb_node_up(arguments: argparse.Namespace) -> int:
     """labctl node-up."""
     spec = NodeSpec(nodes.full_name(arguments.name), arguments.os, (), arguments.port)
     nodes.lookup_os(spec.os)
-    hardware = nodes.hardware_profile(spec.os, arguments.gpus.split(","), arguments.profile)
+    hardware = nodes.hardware_profile(
+        spec.os, arguments.gpus.split(","), arguments.profile, nvswitches=arguments.nvswitches
+    )
     say(lab.node_up(spec, hardware).connection(), as_json=arguments.json)
     return 0
 

@@ -11,6 +11,11 @@ from .shell import output, run
 
 ARCHIVES = {
     "ubuntu": "gpuready lab: simulated Ubuntu archive",
+    "debian": "gpuready lab: simulated Debian archive",
+    "cuda": "gpuready lab: simulated CUDA repository",
+    # Who has the old key only must be told what to do.
+    "cuda-rotated": "gpuready lab: simulated CUDA repository, after a key rotation",
+    "toolkit-rotated": "gpuready lab: simulated libnvidia-container archive, after a key rotation",
     "toolkit": "gpuready lab: simulated libnvidia-container archive",
     "docker-ce": "gpuready lab: simulated Docker archive",
     "debian-snapshot": "gpuready lab: a part of Debian's archive",

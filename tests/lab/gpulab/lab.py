@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,17 +104,16 @@ class Builder:
             self.host, self.engine, nodes.base_image(suite), recipe, debs=mirror.debs_dir(suite)
         )
 
-    def node_image(self, suite: str) -> str:
+    def node_image(self, os_: settings.NodeOs) -> str:
         """The node image."""
-        return nodes.ensure_image(self.engine, suite, simulator.output_dir())
+        suite = nodes.suite_of(self.host, os_)
+        return nodes.ensure_image(self.engine, os_, suite, simulator.output_dir())
 
     def make_node(self, spec: NodeSpec, hardware: dict[str, Any], *, keep: bool) -> str:
         """One node; `keep` = an existing one of the same image stays as it is."""
         docker = self.engine
         found = nodes.find(docker, spec.name) if keep else None
-        image = rootfs.base_digest(
-            docker, nodes.node_image(nodes.suite_of(self.host, nodes.lookup_os(spec.os)))
-        )
+        image = rootfs.base_digest(docker, nodes.node_image(nodes.lookup_os(spec.os)))
         if found is not None and (found.os, found.image) == (spec.os, image):
             # Does nothing to a running one but wait until it is reachable.
             nodes.start(docker, found.name, found.port)
@@ -128,23 +127,29 @@ class Builder:
         """The registry's client."""
         return registry.Registry(services.registry_url(self.engine))
 
-    def suites(self) -> dict[str, str]:
-        """Release of each archive → release that its packages come from."""
+    def suites(self, wanted: Iterable[settings.NodeOs] = ()) -> dict[str, str]:
+        """Release of each archive → release that its packages come from.
+
+        A release that is made of an unusual root file system has an archive from its first node on.
+        """
+        usual = set(settings.USUAL_SUITES[self.host.distribution])
+        usual |= {nodes.suite_of(self.host, os_) for os_ in wanted}
+        found = {os_.codename: nodes.suite_of(self.host, os_) for os_ in settings.OSES.values()}
         return {
-            os_.codename: nodes.suite_of(self.host, os_) for os_ in settings.OSES.values() if os_.has_archive
+            codename: suite
+            for codename, suite in found.items()
+            if suite in usual or (mirror.debs_dir(suite) / ".complete").exists()
         }
 
     def tf_ready(self) -> bool:
         """The registry serves the TensorFlow image already."""
         return self.registry.label(settings.TF_IMAGE, settings.LABEL_HASH) == images.tf_digest()
 
-    def steps(self) -> list[Step]:
-        """Everything that nodes need, in an order that lets long steps run side by side."""
-        suites = sorted(
-            {*self.suites().values(), "bookworm"}
-            if self.host.distribution == "debian"
-            else set(self.suites().values())
-        )
+    def steps(self, oses: Iterable[str]) -> list[Step]:
+        """What nodes of these operating systems need, in an order that lets long steps run side by side."""
+        wanted = [nodes.lookup_os(key) for key in dict.fromkeys(oses)]
+        archives = self.suites(wanted)
+        suites = sorted(set(archives.values()))
         bases = tuple(f"base-{suite}" for suite in suites)
         steps = [
             Step("packages", "install what the builds need", self.install),
@@ -168,7 +173,7 @@ class Builder:
             Step(
                 "simulator",
                 "build the simulated driver and toolkit",
-                lambda: simulator.ensure(self.host),
+                simulator.ensure,
                 ("packages",),
             ),
             Step(
@@ -180,7 +185,7 @@ class Builder:
             Step(
                 "mirror",
                 "sign the package archives",
-                lambda: mirror.ensure(self.suites(), simulator.output_dir()),
+                lambda: mirror.ensure(archives, simulator.output_dir()),
                 (*bases, "simulator", "keys"),
             ),
             Step(
@@ -191,12 +196,12 @@ class Builder:
             ),
             *(
                 Step(
-                    f"node-{suite}",
-                    f"build the {suite} node image",
-                    functools.partial(self.node_image, suite),
-                    (base, "simulator"),
+                    f"node-{os_.key}",
+                    f"build the {os_.key} node image",
+                    functools.partial(self.node_image, os_),
+                    (f"base-{nodes.suite_of(self.host, os_)}", "simulator"),
                 )
-                for base, suite in zip(bases, suites, strict=True)
+                for os_ in wanted
             ),
         ]
         return steps
@@ -248,7 +253,7 @@ def up(*, bare: bool = False) -> None:
     started = time.monotonic()
     with exclusive():
         builder = Builder(host)
-        steps = builder.steps()
+        steps = builder.steps(spec.os for spec in settings.DEFAULT_NODES)
         ready = (*(step.key for step in steps if step.key.startswith("node-")), "mirror-up", "keys")
         steps += builder.image_steps()
         for spec in settings.DEFAULT_NODES:
@@ -277,7 +282,7 @@ def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
     nodes.lookup_os(spec.os)
     with exclusive():
         builder = Builder(host)
-        run_steps(builder.steps(), logs=settings.home() / "logs" / spec.name)
+        run_steps(builder.steps([spec.os]), logs=settings.home() / "logs" / spec.name)
         if spec.port is None and (before := nodes.find(builder.engine, spec.name)):
             spec = replace(spec, port=before.port)
         node = nodes.create(builder.engine, host, spec, hardware)

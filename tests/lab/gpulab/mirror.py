@@ -1,7 +1,8 @@
-"""The lab's apt mirror: three signed archives, as Ubuntu, NVIDIA and Docker publish them."""
+"""The lab's apt mirror: signed archives, as Ubuntu, Debian, NVIDIA and Docker publish them."""
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 import re
@@ -16,7 +17,7 @@ from .errors import LabError
 from .shell import output, run
 
 #: Raise it when this file lays the archives out differently.
-LAYOUT = 5
+LAYOUT = 6
 
 #: From the distribution, with all they depend on; everything that the roles install beside NVIDIA's packages.
 DOWNLOAD = ("docker.io", "containerd", "runc", "python3-debian", "pciutils", "xz-utils", "gnupg")
@@ -55,14 +56,23 @@ def ensure(suites: Mapping[str, str], simulated: Path) -> str:
     fresh = root() / f"{digest}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    for codename, suite in suites.items():
-        debs = sorted(debs_dir(suite).glob("*.deb"))
-        ubuntu_archive(
-            fresh / "ubuntu", codename, debs, sorted((simulated / "ubuntu" / codename).glob("*.deb"))
-        )
-        docker_archive(fresh / "docker-ce" / "linux" / "ubuntu", codename, debs)
-    toolkit_archive(fresh / "libnvidia-container", sorted((simulated / "toolkit").glob("*.deb")))
-    keys.export_public("ubuntu", fresh / "ubuntu-keyring.gpg")
+    for os_ in settings.OSES.values():
+        if os_.codename in suites:
+            source = suites[os_.codename]
+            distribution_archives(fresh, os_, source, simulated / "archives")
+            if os_.codename in DOCKER_CE:
+                docker = fresh / "docker-ce" / "linux" / os_.distribution
+                docker_archive(docker, os_.codename, sorted(debs_dir(source).glob("*.deb")))
+    toolkit = sorted((simulated / "toolkit").glob("*.deb"))
+    toolkit_archive(fresh / "libnvidia-container", toolkit, "toolkit")
+    toolkit_archive(fresh / "rotated" / "libnvidia-container", toolkit, "toolkit-rotated")
+    for directory in sorted((simulated / "cuda").iterdir()):
+        # The container toolkit is in it too, in its newest version.
+        debs = [*sorted(directory.glob("*.deb")), *newest(toolkit)]
+        for prefix, key in (("compute/cuda/repos", "cuda"), ("rotated/compute/cuda/repos", "cuda-rotated")):
+            cuda_archive(fresh / prefix / directory.name / "x86_64", debs, key)
+    for distribution in ("ubuntu", "debian"):
+        keys.export_public(distribution, fresh / f"{distribution}-keyring.gpg")
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     link = root() / "current.new"
@@ -89,22 +99,114 @@ def link_all(debs: Iterable[Path], target: Path) -> None:
             shutil.copy2(deb, target / deb.name)
 
 
-def ubuntu_archive(archive: Path, codename: str, main: list[Path], restricted: list[Path]) -> None:
-    """dists/ and pool/ of one release: Debian's packages in main, NVIDIA stand-ins in restricted."""
-    for component, debs in (("main", main), ("restricted", restricted)):
-        pool = Path("pool") / codename / component
-        link_all(with_client(debs, archive / pool), archive / pool)
-        index(archive, pool, archive / "dists" / codename / component / "binary-amd64")
+LABELS = {
+    "ubuntu": ("Ubuntu", "Ubuntu"),
+    "debian": ("Debian", "Debian"),
+    "debian-security": ("Debian", "Debian-Security"),
+}
+#: What an archive has, where that is more than a fresh system has enabled.
+COMPONENTS = {
+    "bullseye": ("main", "contrib", "non-free"),
+    "bookworm": ("main", "contrib", "non-free", "non-free-firmware"),
+    "trixie": ("main", "contrib", "non-free", "non-free-firmware"),
+}
+#: Docker's own repository is made for these: their packages are big, and the others' would be the same ones.
+DOCKER_CE = ("jammy", "noble")
+
+
+def distribution_archives(base: Path, os_: settings.NodeOs, source: str, simulated: Path) -> None:
+    """All suites of a release: the real packages in its main, the stand-ins where the distribution has them.
+
+    `<codename>-latest` is the same release once it has dropped all but the newest version of every package.
+    """
+    own = os_.distribution
+    real = real_packages(base / own, source, with_client_inside=own == "ubuntu")
+    for directory in sorted((simulated / own).glob(f"{os_.codename}*")):
+        distribution_suite(base, own, os_, directory, real if directory.name == os_.codename else "")
+    latest_suite(base / own, own, os_)
+    if own == "debian":
+        security = simulated / "debian-security" / f"{os_.codename}-security"
+        distribution_suite(base, "debian-security", os_, security, "")
+
+
+def real_packages(archive: Path, source: str, *, with_client_inside: bool) -> str:
+    """The index of a release's real packages; they lie in the pool once, for all releases made of them."""
+    pool = Path("pool") / "real" / source
+    known = archive / f".{source}.index"
+    if not known.exists():
+        debs = sorted(debs_dir(source).glob("*.deb"))
+        link_all(with_client(debs, archive / pool) if with_client_inside else debs, archive / pool)
+        known.write_text(scan(archive, pool))
+    return known.read_text()
+
+
+def distribution_suite(base: Path, archive: str, os_: settings.NodeOs, directory: Path, real: str) -> None:
+    """dists/ and pool/ of one suite, from a directory of components; `real` goes into main."""
+    suite = directory.name
+    parts = [path.name for path in sorted(directory.iterdir())] if directory.is_dir() else []
+    components = list(dict.fromkeys([*COMPONENTS.get(os_.codename, os_.components), *parts]))
+    for component in components:
+        pool = Path("pool") / suite / component
+        link_all(sorted((directory / component).glob("*.deb")), base / archive / pool)
+        text = scan(base / archive, pool) + (real if component == "main" else "")
+        write_index(base / archive / "dists" / suite / component / "binary-amd64", text)
+    suite_release(base / archive, archive, os_, suite, components)
+
+
+def suite_release(
+    base: Path, archive: str, os_: settings.NodeOs, suite: str, components: Iterable[str]
+) -> None:
+    """The signed Release of a suite."""
+    origin, label = LABELS[archive]
     release(
-        archive / "dists" / codename,
-        "ubuntu",
-        Origin="Ubuntu",
-        Label="Ubuntu",
-        Suite=codename,
-        Codename=codename,
-        Components="main restricted",
-        Description="Simulated Ubuntu archive of a gpuready lab",
+        base / "dists" / suite,
+        os_.distribution,
+        Origin=origin,
+        Label=label,
+        Suite=suite,
+        Codename=suite,
+        Version=os_.version_id,
+        Components=" ".join(components),
+        Description=f"Simulated {origin} archive of a gpuready lab",
     )
+
+
+def latest_suite(base: Path, archive: str, os_: settings.NodeOs) -> None:
+    """<codename>-latest, out of the same pool."""
+    dists = base / "dists"
+    components = [path.name for path in sorted((dists / os_.codename).iterdir()) if path.is_dir()]
+    for component in components:
+        index_ = dists / os_.codename / component / "binary-amd64" / "Packages"
+        text = "".join(stanza + "\n\n" for stanza in newest_stanzas(index_.read_text()))
+        write_index(dists / f"{os_.codename}-latest" / component / "binary-amd64", text)
+    suite_release(base, archive, os_, f"{os_.codename}-latest", components)
+
+
+def newest_stanzas(packages: str) -> list[str]:
+    """Of each package in an index the entry with the highest version."""
+    best: dict[str, tuple[str, str]] = {}
+    for stanza in filter(None, packages.split("\n\n")):
+        fields = dict(re.findall(r"^(Package|Version): (.*)$", stanza, re.MULTILINE))
+        name, version = fields["Package"], fields["Version"]
+        if name not in best or newer(version, best[name][0]):
+            best[name] = (version, stanza.strip("\n"))
+    return [stanza for _, stanza in best.values()]
+
+
+@functools.cache
+def newer(left: str, right: str) -> bool:
+    """dpkg's order of versions."""
+    return subprocess.run(["dpkg", "--compare-versions", left, "gt", right], check=False).returncode == 0
+
+
+def newest(debs: Iterable[Path]) -> list[Path]:
+    """Of each package the file with the highest version."""
+    best: dict[str, Path] = {}
+    for deb in debs:
+        name, version, _ = deb.name.split("_")
+        if name not in best or newer(version, best[name].name.split("_")[1]):
+            best[name] = deb
+    return list(best.values())
 
 
 def with_client(debs: list[Path], pool: Path) -> list[Path]:
@@ -142,21 +244,35 @@ def join_control(text: str) -> str:
     return "".join(sorted(text.splitlines(keepends=True), key=lambda line: not line.startswith("Package:")))
 
 
-def toolkit_archive(archive: Path, debs: list[Path]) -> None:
+def toolkit_archive(archive: Path, debs: list[Path], key: str) -> None:
     """NVIDIA's flat repository of the container toolkit, with its key beside it."""
     flat = archive / "stable" / "deb" / "amd64"
     link_all(debs, flat)
     index(flat, Path("."), flat)
     release(
         flat,
-        "toolkit",
+        key,
         Origin="https://nvidia.github.io/libnvidia-container",
         Label="NVIDIA CORPORATION (simulated)",
         Suite="bullseye",
         Codename="bullseye",
         Description="Simulated libnvidia-container archive of a gpuready lab",
     )
-    (archive / "gpgkey").write_text(keys.public_key("toolkit"))
+    (archive / "gpgkey").write_text(keys.public_key(key))
+
+
+def cuda_archive(flat: Path, debs: list[Path], key: str) -> None:
+    """NVIDIA's flat CUDA repository of one distribution; its key lies in it, under the real one's name."""
+    link_all(debs, flat)
+    index(flat, Path("."), flat)
+    release(
+        flat,
+        key,
+        Origin="NVIDIA",
+        Label="NVIDIA CUDA",
+        Description="Simulated CUDA repository of a gpuready lab",
+    )
+    (flat / "3bf863cc.pub").write_text(keys.public_key(key))
 
 
 def docker_archive(archive: Path, codename: str, debs: list[Path]) -> None:
@@ -179,8 +295,18 @@ def docker_archive(archive: Path, codename: str, debs: list[Path]) -> None:
 
 def index(archive: Path, pool: Path, target: Path) -> None:
     """Packages and Packages.gz of a pool, with paths relative to the archive."""
+    write_index(target, scan(archive, pool))
+
+
+def scan(archive: Path, pool: Path) -> str:
+    """What apt-ftparchive says of a pool."""
+    (archive / pool).mkdir(parents=True, exist_ok=True)
+    return output(["apt-ftparchive", "packages", str(pool)], what="apt-ftparchive packages", cwd=archive)
+
+
+def write_index(target: Path, text: str) -> None:
+    """Packages, plain and compressed."""
     target.mkdir(parents=True, exist_ok=True)
-    text = output(["apt-ftparchive", "packages", str(pool)], what="apt-ftparchive packages", cwd=archive)
     (target / "Packages").write_text(text)
     (target / "Packages.gz").write_bytes(gzip.compress(text.encode(), 6, mtime=0))
 
@@ -262,8 +388,9 @@ def ce_version(package: str, upstream: str, codename: str) -> str:
     number = plain.group().rstrip(".") if plain else upstream
     if package == "containerd.io":
         return f"{number}-1"
-    release_number = {"jammy": "22.04", "noble": "24.04"}.get(codename, codename)
-    return f"5:{number}-1~ubuntu.{release_number}~{codename}"
+    os_ = next((os_ for os_ in settings.OSES.values() if os_.codename == codename), None)
+    system = f"{os_.distribution}.{os_.version_id}" if os_ else codename
+    return f"5:{number}-1~{system}~{codename}"
 
 
 def ce_depends(fields: Iterable[str], package: str) -> str:

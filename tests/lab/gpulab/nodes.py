@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -44,7 +45,6 @@ PACKAGES = (
     "unattended-upgrades",
 )
 
-ARCHIVE_KEYRING = "/usr/share/keyrings/gpulab-ubuntu-archive-keyring.gpg"
 HARDWARE = "/etc/gpulab/hardware.json"
 HARDWARE_TOOL = "/usr/lib/gpulab/hardware"
 BOOT_SECONDS = 60
@@ -119,8 +119,13 @@ def lookup_os(key: str) -> NodeOs:
 
 
 def suite_of(host: machine.Machine, os_: NodeOs) -> str:
-    """The release a node is really made of: itself where the machine has it, else its Debian stand-in."""
-    return os_.codename if host.distribution == os_.distribution else os_.stand_in
+    """The release a node is really made of: itself where the machine has it, else a stand-in."""
+    return os_.made_of[host.distribution]
+
+
+def archive_keyring(os_: NodeOs) -> str:
+    """Where a node has its distribution's key."""
+    return f"/usr/share/keyrings/gpulab-{os_.distribution}-archive-keyring.gpg"
 
 
 def recipe(suite: str, download: tuple[str, ...]) -> rootfs.Recipe:
@@ -145,20 +150,35 @@ def base_image(suite: str) -> str:
     return f"{settings.PREFIX}-base:{suite}"
 
 
-def node_image(suite: str) -> str:
-    """The base plus the lab's and the simulator's files."""
-    return f"{settings.PREFIX}-node:{suite}"
+def node_image(os_: NodeOs) -> str:
+    """The base with the lab's and the simulator's files, the release's identity, and its kernel."""
+    return f"{settings.PREFIX}-node:{os_.key}"
 
 
-def ensure_image(docker: Docker, suite: str, simulated: Path) -> str:
-    """The node image of a release, made new when its files changed."""
+#: Where the kernel's packages lie while the image is made.
+KERNEL_DEBS = "/var/cache/gpulab-kernel"
+
+
+def ensure_image(docker: Docker, os_: NodeOs, suite: str, simulated: Path) -> str:
+    """The node image of an operating system, made new when its files changed."""
     trees = [simulated / "node", settings.SOURCE / "files" / "node"]
-    archive = rootfs.overlay(trees)
+    files = identity_files(os_, suite)
+    debs = simulator.kernel_debs(os_)
+    files |= {f"{KERNEL_DEBS}/{deb.name}".lstrip("/"): (0o644, deb.read_bytes()) for deb in debs}
+    archive = rootfs.overlay(trees, files)
     digest = rootfs.digest_of(
-        rootfs.base_digest(docker, base_image(suite)), *(rootfs.digest_tree(tree) for tree in trees)
+        rootfs.base_digest(docker, base_image(suite)),
+        *(rootfs.digest_tree(tree) for tree in trees),
+        hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest(),
+        IMAGE,
     )
     changes = ('CMD ["/usr/local/lib/gpulab/init"]',)
-    return rootfs.ensure_layered(docker, node_image(suite), base_image(suite), archive, digest, changes)
+    script = f"dpkg --install {KERNEL_DEBS}/*.deb && rm -r {KERNEL_DEBS}"
+    return rootfs.ensure_layered(docker, node_image(os_), base_image(suite), archive, digest, changes, script)
+
+
+#: Raise it when this file makes something else of the same files.
+IMAGE = 1
 
 
 def all_nodes(docker: Docker) -> list[Node]:
@@ -234,9 +254,18 @@ def pick_port(wanted: int | None, taken: Iterable[int], *, any_port: bool = Fals
 
 
 def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str]:
-    """What makes a Debian stand-in look like the Ubuntu release it plays."""
+    """What makes a stand-in look like the release it plays."""
     if suite == os_.codename:
         return {}
+    if os_.distribution == "debian":
+        release = (
+            f'PRETTY_NAME="{os_.pretty_name}"\nNAME="Debian GNU/Linux"\nVERSION_ID="{os_.version_id}"\n'
+            f'VERSION="{os_.version_id} ({os_.codename})"\nVERSION_CODENAME={os_.codename}\nID=debian\n'
+        )
+        return {
+            "usr/lib/os-release": (0o644, release.encode()),
+            "etc/debian_version": (0o644, f"{os_.version_id}.0\n".encode()),
+        }
     release = (
         f'PRETTY_NAME="{os_.pretty_name}"\nNAME="Ubuntu"\nVERSION_ID="{os_.version_id}"\n'
         f'VERSION="{os_.version_id} LTS ({os_.codename.title()})"\nVERSION_CODENAME={os_.codename}\n'
@@ -247,7 +276,12 @@ def identity_files(os_: NodeOs, suite: str) -> dict[str, tuple[int, bytes] | str
         f"DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE={os_.version_id}\nDISTRIB_CODENAME={os_.codename}\n"
         f'DISTRIB_DESCRIPTION="{os_.pretty_name}"\n'
     )
-    debian_version = {"jammy": "bookworm/sid", "noble": "trixie/sid"}.get(os_.codename, "sid")
+    debian_version = {
+        "focal": "bullseye/sid",
+        "jammy": "bookworm/sid",
+        "noble": "trixie/sid",
+        "resolute": "forky/sid",
+    }[os_.codename]
     return {
         "usr/lib/os-release": (0o644, release.encode()),
         "etc/lsb-release": (0o644, lsb.encode()),
@@ -293,19 +327,24 @@ def node_files(
         "etc/ssh/gpulab_authorized_keys": (0o644, keys.user_key().with_suffix(".pub").read_bytes()),
         "etc/gpulab/simulated.json": (0o644, (json.dumps(simulated, indent=2) + "\n").encode()),
         HARDWARE.lstrip("/"): (0o644, (json.dumps(hardware, indent=2) + "\n").encode()),
-        **identity_files(os_, suite),
     }
-    if (
-        os_.has_archive
-        and (keyring := settings.home() / "mirror" / "current" / "ubuntu-keyring.gpg").exists()
-    ):
-        sources = (
-            f"Types: deb\nURIs: http://{settings.MIRROR}/ubuntu\nSuites: {os_.codename}\n"
-            f"Components: main restricted\nSigned-By: {ARCHIVE_KEYRING}\n"
-        )
-        files["etc/apt/sources.list.d/ubuntu.sources"] = (0o644, sources.encode())
-        files[ARCHIVE_KEYRING.lstrip("/")] = (0o644, keyring.read_bytes())
+    keyring = settings.home() / "mirror" / "current" / f"{os_.distribution}-keyring.gpg"
+    if keyring.exists():
+        files[f"etc/apt/sources.list.d/{os_.distribution}.sources"] = (0o644, apt_sources(os_).encode())
+        files[archive_keyring(os_).lstrip("/")] = (0o644, keyring.read_bytes())
     return files
+
+
+def apt_sources(os_: NodeOs) -> str:
+    """The distribution's archives, as a fresh system has them: on Debian without NVIDIA's components."""
+    suites = {os_.distribution: os_.codename}
+    if os_.distribution == "debian":
+        suites["debian-security"] = f"{os_.codename}-security"
+    return "\n".join(
+        f"Types: deb\nURIs: http://{settings.MIRROR}/{archive}\nSuites: {suite}\n"
+        f"Components: {' '.join(os_.components)}\nSigned-By: {archive_keyring(os_)}\n"
+        for archive, suite in suites.items()
+    )
 
 
 #: From choosing a port until the container that takes it exists.
@@ -318,7 +357,7 @@ def create(
     """Make a bare node that has not booted yet; an existing one of that name is replaced."""
     os_ = lookup_os(spec.os)
     suite = suite_of(host, os_)
-    image = rootfs.base_digest(docker, node_image(suite))
+    image = rootfs.base_digest(docker, node_image(os_))
     remove(docker, spec.name)
     volume = f"{spec.name}-docker"
     docker.out("volume", "create", "--label", f"{settings.LABEL}=1", volume)
@@ -342,7 +381,7 @@ def create(
             *(["--cap-drop=SYS_MODULE"] if hardware.get("kernel_tools") == "real" else []),
             f"--volume={volume}:/var/lib/docker",
             *(f"--label={key}={value}" for key, value in labels.items()),
-            node_image(suite),
+            node_image(os_),
             what=f"creating {spec.name}",
         )
     rootfs.copy_in(docker, spec.name, rootfs.overlay([], node_files(spec.name, os_, suite, hardware)))
@@ -352,10 +391,9 @@ def create(
 def boot_new(docker: Docker, node: Node) -> None:
     """A new node's first boot."""
     start(docker, node.name, node.port, bare=True)
-    if lookup_os(node.os).has_archive:
-        # As cloud-init leaves a new machine: the package lists are there.
-        what = f"fetching the package lists on {node.name}"
-        docker.out("exec", node.name, "apt-get", "--quiet", "update", what=what)
+    # As cloud-init leaves a new machine: the package lists are there.
+    what = f"fetching the package lists on {node.name}"
+    docker.out("exec", node.name, "apt-get", "--quiet", "update", what=what)
 
 
 def start(docker: Docker, name: str, port: int, *, bare: bool = False) -> None:
@@ -416,7 +454,9 @@ def remove(docker: Docker, name: str) -> bool:
     return found is not None
 
 
-def hardware_profile(os_key: str, gpus: Iterable[str], profile: Path | None) -> dict[str, Any]:
+def hardware_profile(
+    os_key: str, gpus: Iterable[str], profile: Path | None, *, nvswitches: int = 0
+) -> dict[str, Any]:
     """A node's hardware: from a file, or one GPU after the other by model."""
     if profile is not None:
         try:
@@ -439,6 +479,7 @@ def hardware_profile(os_key: str, gpus: Iterable[str], profile: Path | None) -> 
         "gpus": [
             {"pci": f"0000:{0x3B + 0x10 * index:02x}:00.0", "model": gpu} for index, gpu in enumerate(wanted)
         ],
+        **({"nvswitches": nvswitches} if nvswitches else {}),
         "faults": {},
         "os": os_key,
     }

@@ -62,17 +62,23 @@ def digest_of(*parts: object) -> str:
 
 
 def digest_tree(root: Path, *, skip: Iterable[str] = ("__pycache__",)) -> str:
-    """A hash of a directory's files: names, modes, link targets and contents."""
+    """A hash of a directory's files: names, link targets, contents, and whether they can be executed.
+
+    Nothing else of them: git keeps neither empty directories nor other permissions, so two checkouts of the
+    same commit differ in those, and `overlay` sets the permissions anyway. What tools leave in hidden
+    directories (.pytest_cache, …) does not count either.
+    """
     total = hashlib.sha256()
     skipped = set(skip)
     for path in sorted(root.rglob("*")):
-        if skipped & set(path.relative_to(root).parts):
+        parts = path.relative_to(root).parts
+        if skipped & set(parts) or any(part.startswith(".") for part in parts[:-1]):
             continue
         mode = path.lstat().st_mode
-        total.update(f"{path.relative_to(root)}\0{stat.S_IMODE(mode) & 0o755:o}\0".encode())
         if stat.S_ISLNK(mode):
-            total.update(str(path.readlink()).encode())
+            total.update(f"{path.relative_to(root)}\0link\0{path.readlink()}\0".encode())
         elif stat.S_ISREG(mode):
+            total.update(f"{path.relative_to(root)}\0{'x' if mode & 0o100 else '-'}\0".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
 
@@ -222,14 +228,23 @@ def copy_in(docker: Docker, container: str, archive: bytes) -> None:
 
 
 def ensure_layered(
-    docker: Docker, name: str, base: str, archive: bytes, digest: str, changes: Iterable[str] = ()
+    docker: Docker,
+    name: str,
+    base: str,
+    archive: bytes,
+    digest: str,
+    changes: Iterable[str] = (),
+    script: str = "",
 ) -> str:
-    """An image = another image plus a tar of files."""
+    """An image = another image plus a tar of files, and what a shell script does with them."""
     if cached_image(docker, name, digest):
         return "reused"
-    container = docker.out("create", "--label", f"{settings.LABEL}=1", base, "true")
+    command = ["/bin/sh", "-euc", script] if script else ["true"]
+    container = docker.out("create", "--label", f"{settings.LABEL}=1", "--network=none", base, *command)
     try:
         copy_in(docker, container, archive)
+        if script:
+            docker.out("start", "--attach", container, what=f"finishing the image {name}")
         labels = [f"LABEL {settings.LABEL}=1", f"LABEL {settings.LABEL_HASH}={digest}"]
         docker.out(
             "commit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,10 @@ REPO = SOURCE.parents[1]
 SIMULATOR = SOURCE / "simulator"
 
 
+def _made(on_debian: str, on_ubuntu: str) -> Mapping[str, str]:
+    return {"debian": on_debian, "ubuntu": on_ubuntu}
+
+
 @dataclass(frozen=True)
 class NodeOs:
     """An operating system that a node can claim to be."""
@@ -48,22 +53,77 @@ class NodeOs:
     version_id: str
     codename: str
     pretty_name: str
-    stand_in: str  # Debian suite that plays it on a Debian machine
-
-    @property
-    def has_archive(self) -> bool:
-        """The lab's mirror serves this release."""
-        return self.distribution == "ubuntu"
+    #: Machine's distribution → release that the node is really made of.
+    made_of: Mapping[str, str]
+    #: What of its archive a fresh installation has enabled.
+    components: tuple[str, ...]
 
 
+UBUNTU = ("main", "restricted", "universe", "multiverse")
 OSES: dict[str, NodeOs] = {
     os_.key: os_
     for os_ in (
-        NodeOs("ubuntu-22.04", "ubuntu", "22.04", "jammy", "Ubuntu 22.04.5 LTS", "bookworm"),
-        NodeOs("ubuntu-24.04", "ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS", "trixie"),
-        NodeOs("debian-12", "debian", "12", "bookworm", "Debian GNU/Linux 12 (bookworm)", "bookworm"),
+        NodeOs(
+            "ubuntu-20.04",
+            "ubuntu",
+            "20.04",
+            "focal",
+            "Ubuntu 20.04.6 LTS",
+            _made("bookworm", "jammy"),
+            UBUNTU,
+        ),
+        NodeOs(
+            "ubuntu-22.04",
+            "ubuntu",
+            "22.04",
+            "jammy",
+            "Ubuntu 22.04.5 LTS",
+            _made("bookworm", "jammy"),
+            UBUNTU,
+        ),
+        NodeOs(
+            "ubuntu-24.04", "ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS", _made("trixie", "noble"), UBUNTU
+        ),
+        NodeOs(
+            "ubuntu-26.04",
+            "ubuntu",
+            "26.04",
+            "resolute",
+            "Ubuntu 26.04 LTS",
+            _made("trixie", "noble"),
+            UBUNTU,
+        ),
+        NodeOs(
+            "debian-11",
+            "debian",
+            "11",
+            "bullseye",
+            "Debian GNU/Linux 11 (bullseye)",
+            _made("bullseye", "jammy"),
+            ("main",),
+        ),
+        NodeOs(
+            "debian-12",
+            "debian",
+            "12",
+            "bookworm",
+            "Debian GNU/Linux 12 (bookworm)",
+            _made("bookworm", "jammy"),
+            ("main",),
+        ),
+        NodeOs(
+            "debian-13",
+            "debian",
+            "13",
+            "trixie",
+            "Debian GNU/Linux 13 (trixie)",
+            _made("trixie", "noble"),
+            ("main",),
+        ),
     )
 }
+#: Root file systems that every start builds; others are built when a node needs them.
+USUAL_SUITES = {"debian": ("bookworm", "trixie"), "ubuntu": ("jammy", "noble")}
 
 
 @dataclass(frozen=True)

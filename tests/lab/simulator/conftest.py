@@ -13,16 +13,16 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import build  # noqa: E402
+import binaries  # noqa: E402
 from machine import Machine  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole build, for a kernel of Ubuntu's naming."""
+    """A whole build."""
     directory = tmp_path_factory.mktemp("simulator")
     command = [sys.executable, str(HERE / "build.py"), "--output", str(directory)]
-    subprocess.run([*command, "--kernel", "6.8.0-136-generic"], check=True)
+    subprocess.run(command, check=True)
     return directory
 
 
@@ -43,10 +43,10 @@ def machine(machine_root: Path) -> Machine:
 def libraries(machine_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The user-space libraries and nvidia-smi of a driver version, looking at the machine's root."""
     base = tmp_path_factory.mktemp("libraries")
-    build.generated_includes(base)
-    build.build_program("nvidia-smi.c", base / "nvidia-smi", base)
+    binaries.generated_includes(base)
+    binaries.build_program("nvidia-smi.c", base / "nvidia-smi", base)
     for name in ("libcuda", "libnvidia-ml"):
-        build.build_library(name, base / name, base, str(machine_root))
+        binaries.build_library(name, base / name, base, str(machine_root))
 
     def of(version: str) -> Path:
         directory = base / version
@@ -54,7 +54,7 @@ def libraries(machine_root: Path, tmp_path_factory: pytest.TempPathFactory) -> C
             directory.mkdir()
             shutil.copy(base / "nvidia-smi", directory)
             for name in ("libcuda", "libnvidia-ml"):
-                data = build.brand((base / name).read_bytes(), build.DRIVERS[version])
+                data = binaries.brand((base / name).read_bytes(), binaries.DRIVERS[version])
                 (directory / f"{name}.so.1").write_bytes(data)
         return directory
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import build
+import binaries
+import parts
 
 HERE = Path(__file__).resolve().parent
 KERNEL = os.uname().release
@@ -29,7 +30,7 @@ class Machine:
         shutil.copy(self.program, local / "hardware")
         shutil.copy(HERE / "models.json", local / "models.json")
         (local / "nouveau.ko").write_bytes(
-            build.build_module("nouveau", None, "nouveau", KERNEL) + build.signature()
+            binaries.build_module("nouveau", None, "nouveau", binaries.ANY_KERNEL) + binaries.signature()
         )
         self.profile: dict[str, Any] = {"gpus": [{"pci": "0000:3b:00.0", "model": "a100"}], "faults": {}}
         (root / "lib/modules" / KERNEL).mkdir(parents=True)
@@ -66,16 +67,16 @@ class Machine:
         """The driver's modules on disk, as the packages leave them."""
         directory = self.root / "lib/modules" / KERNEL / "kernel" / f"nvidia-{version}"
         directory.mkdir(parents=True, exist_ok=True)
-        for name in build.MODULE_NAMES:
-            data = build.build_module(name, build.DRIVERS[version], flavour, KERNEL)
-            (directory / f"{name}.ko").write_bytes(data + (build.signature() if signed else b""))
+        for name in parts.MODULE_NAMES:
+            data = binaries.build_module(name, binaries.DRIVERS[version], flavour, KERNEL)
+            (directory / f"{name}.ko").write_bytes(data + (binaries.signature() if signed else b""))
         modules = self.root / "lib/modules" / KERNEL
         found = sorted(path.relative_to(modules) for path in modules.rglob("*.ko"))
         # The newest driver wins, as there is only one in a real tree.
         unique = {path.name: path for path in sorted(found, key=lambda path: path.parts[1] == directory.name)}
         (modules / "modules.dep").write_text("".join(f"{path}:\n" for path in unique.values()))
         if udev:
-            self.write("lib/udev/rules.d/71-nvidia.rules", build.UDEV_RULES)
+            self.write("lib/udev/rules.d/71-nvidia.rules", parts.UDEV_RULES)
 
     def write(self, path: str, text: str) -> None:
         """A file of the machine."""

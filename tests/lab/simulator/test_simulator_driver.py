@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import build
+import binaries
 import pytest
 from machine import Machine
 
@@ -249,7 +249,7 @@ def test_cuda_device_properties(driver: Driver) -> None:
 def test_every_model_is_known_to_the_libraries(machine: Machine, libraries: Callable[[str], Path]) -> None:
     models = {
         key: model
-        for key, model in build.load_models().items()
+        for key, model in binaries.load_models().items()
         if not model["last"] and model["open"] != "no"
     }
     machine.profile["gpus"] = [

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gpulab import images, lab, mirror, registry, rootfs, settings
+from gpulab import images, lab, mirror, registry, rootfs, settings, simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,10 +30,24 @@ def test_a_trees_hash_follows_names_modes_links_and_contents(tmp_path: Path) -> 
     seen.add(rootfs.digest_tree(tmp_path))
     (tmp_path / "link").symlink_to("script")
     seen.add(rootfs.digest_tree(tmp_path))
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "x.pyc").write_text("no matter")
-    seen.add(rootfs.digest_tree(tmp_path))
     assert len(seen) == 4
+
+
+def test_two_checkouts_of_the_same_commit_have_the_same_hash(tmp_path: Path) -> None:
+    """What git does not keep must not count: empty directories, other permissions, what tools leave."""
+    for name in ("one", "two"):
+        (tmp_path / name / "etc").mkdir(parents=True)
+        (tmp_path / name / "etc" / "file").write_text("x")
+    two = tmp_path / "two"
+    for directory in ("usr/sbin", "__pycache__", ".pytest_cache"):
+        (two / directory).mkdir(parents=True)
+    (two / "__pycache__" / "x.pyc").write_text("no matter")
+    (two / ".pytest_cache" / "state").write_text("no matter")
+    (two / "etc" / "file").chmod(0o600)
+    (two / "etc").chmod(0o700)
+    assert rootfs.digest_tree(tmp_path / "one") == rootfs.digest_tree(two)
+    (two / "etc" / ".hidden").write_text("a file of the node")
+    assert rootfs.digest_tree(tmp_path / "one") != rootfs.digest_tree(two)
 
 
 def test_an_overlay_belongs_to_root_and_later_trees_win(tmp_path: Path) -> None:
@@ -121,6 +135,7 @@ def test_versions_and_dependencies_read_like_dockers() -> None:
         == "5:20.10.24-1~ubuntu.22.04~jammy"
     )
     assert mirror.ce_version("containerd.io", "1.6.20~ds1-1", "noble") == "1.6.20-1"
+    assert mirror.ce_version("docker-ce", "26.1.5", "trixie") == "5:26.1.5-1~debian.13~trixie"
     depends = mirror.ce_depends(
         ["libc6 (>= 2.34), containerd (>= 1.4~), runc (>= 1), tini, iptables"], "docker-ce"
     )
@@ -161,3 +176,29 @@ def test_mounts_are_found_from_the_top_down() -> None:
         for number, point in enumerate(["/", "/lab/docker", "/lab/docker/overlay2/a", "/lab/docker2", "/lab"])
     )
     assert lab.mounts_below(Path("/lab/docker"), mountinfo) == ["/lab/docker/overlay2/a", "/lab/docker"]
+
+
+def test_the_latest_suite_has_the_newest_version_of_each_package_only() -> None:
+    def stanza(name: str, version: str) -> str:
+        return f"Package: {name}\nVersion: {version}\nFilename: pool/{name}_{version}.deb\n"
+
+    index = "\n".join(
+        [
+            stanza("a", "580.82.07-0ubuntu1"),
+            stanza("a", "580.95.05-0ubuntu1"),
+            stanza("b", "1~rc1"),
+            stanza("b", "1"),
+        ]
+    )
+    assert [text.splitlines()[:2] for text in mirror.newest_stanzas(index)] == [
+        ["Package: a", "Version: 580.95.05-0ubuntu1"],
+        ["Package: b", "Version: 1"],
+    ]
+
+
+def test_archives_offer_every_release_that_a_node_can_be() -> None:
+    releases = simulator.releases()
+    for os_ in settings.OSES.values():
+        release = releases[os_.codename]
+        assert release["os"] == os_.distribution
+        assert release["kernels"]["running"].endswith(release["flavour"])

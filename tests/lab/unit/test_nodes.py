@@ -30,7 +30,8 @@ def test_a_services_name_is_refused(name: str) -> None:
 
 def test_an_unknown_os_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        LabError, match=r"unknown operating system 'ubuntu-21\.10' \(--os\): the lab has ubuntu-22\.04"
+        LabError,
+        match=r"unknown operating system 'ubuntu-21\.10' \(--os\): the lab has ubuntu-20\.04, ubuntu-22\.04",
     ):
         nodes.lookup_os("ubuntu-21.10")
 
@@ -97,16 +98,32 @@ def test_a_fault_that_is_not_key_value_is_refused(pair: str) -> None:
         nodes.parse_faults([pair])
 
 
-@pytest.mark.parametrize("key", ["ubuntu-22.04", "ubuntu-24.04"])
+@pytest.mark.parametrize("key", list(settings.OSES))
 def test_a_stand_in_says_what_it_plays(key: str) -> None:
     os_ = settings.OSES[key]
-    files = nodes.identity_files(os_, os_.stand_in)
-    release = files["usr/lib/os-release"]
-    assert isinstance(release, tuple)
-    assert f'VERSION_ID="{os_.version_id}"' in release[1].decode()
-    assert f"VERSION_CODENAME={os_.codename}" in release[1].decode()
+    for suite in set(os_.made_of.values()) - {os_.codename}:
+        files = nodes.identity_files(os_, suite)
+        release = files["usr/lib/os-release"]
+        assert isinstance(release, tuple)
+        assert f'VERSION_ID="{os_.version_id}"' in release[1].decode()
+        assert f"VERSION_CODENAME={os_.codename}" in release[1].decode()
+        assert f"\nID={os_.distribution}\n" in release[1].decode()
     # The real thing needs no disguise.
     assert nodes.identity_files(os_, os_.codename) == {}
+
+
+def test_debian_nodes_start_without_nvidias_components() -> None:
+    text = nodes.apt_sources(settings.OSES["debian-12"])
+    assert text.count("Components: main\n") == 2
+    assert "URIs: http://gpulab-mirror/debian-security\nSuites: bookworm-security\n" in text
+    assert "Components: main restricted universe multiverse\n" in nodes.apt_sources(
+        settings.OSES["ubuntu-24.04"]
+    )
+
+
+def test_nvswitches_are_part_of_the_hardware() -> None:
+    assert nodes.hardware_profile("ubuntu-22.04", ["h100", "h100"], None, nvswitches=1)["nvswitches"] == 1
+    assert "nvswitches" not in nodes.hardware_profile("ubuntu-22.04", ["h100"], None)
 
 
 def test_default_nodes_differ_and_their_gpus_are_known() -> None:

@@ -11,8 +11,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "release.h"
+#include "gpusim.h"
 
+static struct sim_state state;
 extern int mkdir(const char *, unsigned);
 static char socket_path[108], pid_path[128];
 
@@ -43,7 +44,12 @@ int main(int argc, char **argv)
 #endif
         return 1;
     }
+    sim_load(&state);
 #ifdef FABRIC
+    if (strcmp(state.version, SIM_VERSION)) {
+        fprintf(stderr, "fabric manager NVIDIA GPU driver interface version %s don't match with driver version %s. Please update with matching NVIDIA driver package.\n", SIM_VERSION, state.version);
+        return 1;
+    }
     if (access("/proc/driver/nvidia-nvswitch/devices", R_OK)) {
         fprintf(stderr, "request to query NVSwitch device information from NVSwitch driver failed with error:WARNING Nothing to do [NV_WARN_NOTHING_TO_DO]\n");
         return 1;
@@ -73,6 +79,7 @@ int main(int argc, char **argv)
         return 0;
     }
     setsid();
+    sim_hold(&state, 0);
     signal(SIGTERM, leave);
     signal(SIGINT, leave);
     for (;;)

@@ -227,4 +227,39 @@ static void sim_load(struct sim_state *state)
     }
 }
 
+/* A process that uses the driver holds its device files; with O_PATH, because opening them asks for a driver. Who
+ * looks into /proc sees them, and the simulated kernel counts them as the module's users (src/users.c). */
+#define SIM_O_PATH 010000000
+#define SIM_O_CLOEXEC 02000000
+static int sim_held[SIM_MAX_GPUS + 2], sim_holding;
+
+static void sim_hold_file(const char *path)
+{
+    int fd = open(path, SIM_O_PATH | SIM_O_CLOEXEC);
+    if (fd >= 0)
+        sim_held[sim_holding++] = fd;
+}
+
+static void sim_hold(const struct sim_state *state, int uvm)
+{
+    char path[512];
+    int i;
+    if (sim_holding)
+        return;
+    sim_hold_file(SIM_ROOT "/dev/nvidiactl");
+    for (i = 0; i < state->count; i++) {
+        snprintf(path, sizeof path, SIM_ROOT "/dev/nvidia%d", state->gpu[i].minor);
+        if (!state->gpu[i].denied && !state->gpu[i].absent)
+            sim_hold_file(path);
+    }
+    if (uvm)
+        sim_hold_file(SIM_ROOT "/dev/nvidia-uvm");
+}
+
+static void sim_let_go(void)
+{
+    while (sim_holding)
+        close(sim_held[--sim_holding]);
+}
+
 #endif

@@ -100,6 +100,7 @@ API CUresult cuInit(unsigned flags)
     select_visible(usable, count);
     if (!device_count)
         return NO_DEVICE;
+    sim_hold(&state, 1);
     initialised = 1;
     return OK;
 }

@@ -54,6 +54,7 @@ static nvmlReturn_t start(int without_gpus_ok)
         if (!state.gpu[i].absent && !state.gpu[i].denied && !state.gpu[i].failed)
             device[device_count++] = &state.gpu[i];
     (void)without_gpus_ok;
+    sim_hold(&state, 0);
     references = 1;
     return OK;
 }
@@ -66,7 +67,8 @@ API nvmlReturn_t nvmlShutdown(void)
 {
     if (!references)
         return UNINITIALIZED;
-    references--;
+    if (--references == 0)
+        sim_let_go();
     return OK;
 }
 
