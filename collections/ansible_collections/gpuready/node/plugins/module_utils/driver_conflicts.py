@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
 from .driver_options import Installed, Node, Option, broken_rules, offer_of, suitable
@@ -134,19 +134,69 @@ def smallest_contradiction(
     return []
 
 
-def _all_contradictions(
-    options: Sequence[Option], rules: RuleSet
-) -> List[Tuple[List[Requirement], List[Requirement]]]:
-    """All independent contradictions, the smallest first, each with the requirements it stands among."""
+class Contradiction(NamedTuple):
+    """Requirements that cannot hold together, none of which can be left out."""
+
+    rules: List[Requirement]
+    # Per rule, those that stand for it just as well (another GPU of the kind); itself first.
+    alike: List[List[Requirement]]
+    among: List[Requirement]  # what is left when the other contradictions are solved
+
+
+def _is_one_of(rule: Requirement, rules: Iterable[Requirement]) -> bool:
+    return any(rule is other for other in rules)
+
+
+def _stand_ins(
+    options: Sequence[Option], group: Sequence[Requirement], rule: Requirement, rules: Sequence[Requirement]
+) -> List[Requirement]:
+    """The requirements that contradict the rest of the group as this one does: GPUs for GPUs, and so on."""
+    rest = [other for other in group if other is not rule]
+    found = [rule]
+    for other in rules:
+        same_nature = (bool(other.gpu), other.workload) == (bool(rule.gpu), rule.workload) or (
+            other.workload and rule.workload
+        )
+        if _is_one_of(other, group) or not same_nature or other.variable or rule.variable:
+            continue
+        if not (rule.gpu or rule.workload):
+            continue
+        if not any(all(option.satisfies(r) for r in (*rest, other)) for option in options):
+            found.append(other)
+    return found
+
+
+def _all_contradictions(options: Sequence[Option], rules: RuleSet) -> List[Contradiction]:
+    """All independent contradictions, the smallest first."""
     remaining = list(rules.rules)
-    groups = []
+    groups: List[Tuple[List[Requirement], List[List[Requirement]]]] = []
     while True:
         group = smallest_contradiction(options, remaining)
         if not group:
             break
-        groups.append(group)
-        remaining = [rule for rule in remaining if not any(rule is other for other in group)]
-    return [(group, [rule for rule in rules.rules if rule in group or rule in remaining]) for group in groups]
+        alike = [_stand_ins(options, group, rule, remaining) for rule in group]
+        groups.append((group, alike))
+        gone = [rule for rules_ in alike for rule in rules_]
+        remaining = [rule for rule in remaining if not _is_one_of(rule, gone)]
+    return [
+        Contradiction(
+            group,
+            alike,
+            [r for r in rules.rules if _is_one_of(r, remaining) or any(_is_one_of(r, a) for a in alike)],
+        )
+        for group, alike in groups
+    ]
+
+
+def _sentences(found: Contradiction) -> List[str]:
+    lines = [rule.sentence() for rule in found.rules]
+    for rules in found.alike:
+        subjects = {rule.subject.partition(" (")[0] for rule in rules[:1]}
+        for rule in rules[1:]:
+            if rule.subject.partition(" (")[0] not in subjects:
+                subjects.add(rule.subject.partition(" (")[0])
+                lines.append("likewise %s" % rule.sentence())
+    return lines
 
 
 def theory(catalog: Catalog, pin: str) -> List[Option]:
@@ -167,9 +217,14 @@ def theory(catalog: Catalog, pin: str) -> List[Option]:
     return found
 
 
-def contradictions(question: Question) -> List[Dict[str, Any]]:
-    """Requirements that no driver could ever fulfil together, whatever apt has; empty when one could."""
+def contradictions(question: Question, refused: Sequence[str] = ()) -> List[Dict[str, Any]]:
+    """Requirements that no driver could ever fulfil together, whatever apt has; empty when one could.
+
+    `refused` workloads do not run here with any driver: what they need of one is beside the point.
+    """
     catalog, rules = question.catalog, question.rules
+    if refused:
+        rules = RuleSet(rule for rule in rules.rules if rule.workload not in refused)
     options: List[Option] = Memory.of(catalog).recall(
         "theory", question.pin, lambda: theory(catalog, question.pin)
     )
@@ -178,18 +233,15 @@ def contradictions(question: Question) -> List[Dict[str, Any]]:
         possible = rules.facts["possible"] = any(not broken_rules(option, rules) for option in options)
     if possible:
         return []
-    return [
-        _contradiction(question, options, group, among)
-        for group, among in _all_contradictions(options, rules)
-    ]
+    return [_contradiction(question, options, found) for found in _all_contradictions(options, rules)]
 
 
 def _contradiction(
     question: Question,
     options: Sequence[Option],
-    rules: Sequence[Requirement],
-    among: Sequence[Requirement],
+    found: Contradiction,
 ) -> Dict[str, Any]:
+    rules = found.rules
     kinds = {rule.rule for rule in rules}
     identifier = "driver.contradiction"
     what = "no driver can fulfil these requirements together: %s" % _listed(rules)
@@ -210,8 +262,8 @@ def _contradiction(
         "host",
         ROLE,
         what,
-        [rule.sentence() for rule in rules],
-        _ways_out(question, rules, options, among),
+        _sentences(found),
+        _ways_out(question, found, options),
     )
 
 
@@ -222,16 +274,13 @@ def _listed(rules: Sequence[Requirement]) -> str:
 # Ways out --------------------------------------------------------------------------------------------------
 
 
-def _ways_out(
-    question: Question,
-    rules: Sequence[Requirement],
-    options: Sequence[Option],
-    among: Sequence[Requirement],
-) -> List[str]:
+def _ways_out(question: Question, contradiction: Contradiction, options: Sequence[Option]) -> List[str]:
     """What could be changed so that the contradiction goes away; wishes first."""
     found: List[str] = []
-    for rule in rules:
-        possible = suitable(options, RuleSet(other for other in among if other is not rule))
+    for alike in contradiction.alike:
+        rule = alike[0]
+        rest = [other for other in contradiction.among if not _is_one_of(other, alike)]
+        possible = suitable(options, RuleSet(rest))
         examples = sorted({o.version or str(o.branch) for o in possible}, key=Version, reverse=True)[:4]
         if rule.rule == "user-minimum":
             if examples:
@@ -243,20 +292,17 @@ def _ways_out(
             elif rule.rule == "user-source":
                 found.append("leave %s at auto" % rule.variable)
         elif rule.workload:
-            found += _other_workloads(question, rule.workload, options)
+            found += _other_workloads(question, [str(other.workload) for other in alike], options)
         elif rule.rule == "secure-boot":
             found += _secure_boot_ways(question, bool(possible), options)
         elif rule.rule == "nvswitch":
             found.append("use an archive that has nvidia-fabricmanager at the driver's own version")
         elif rule.kind == "hold":
             found.append(_unhold(rule))
-            kept = next((v for _, version in rule.packages if (v := driver_version(version))), None)
-            if kept:
-                found.append('set nvidia_driver_version: "%s" to stay with what is held' % kept)
         elif rule.rule == "rejected":
             found.append('set nvidia_driver_version: "%s" to try it once more in spite of that' % rule.value)
         elif rule.gpu:
-            found += _without_gpu(question, rule)
+            found += _without_gpu(question, alike)
     return list(dict.fromkeys(found))
 
 
@@ -264,31 +310,41 @@ def _unhold(rule: Requirement) -> str:
     return "release the hold: apt-mark unhold %s" % " ".join(name for name, _ in rule.packages)
 
 
-def _gpus_of(question: Question, rule: Requirement) -> List[Mapping[str, Any]]:
-    assert rule.gpu is not None
-    field, value = rule.gpu
-    return [gpu for gpu in question.gpus if str(gpu.get(field)) == value]
+def _gpus_of(question: Question, rules: Iterable[Requirement]) -> List[Mapping[str, Any]]:
+    wanted = [rule.gpu for rule in rules if rule.gpu]
+    return [gpu for gpu in question.gpus if any(str(gpu.get(field)) == value for field, value in wanted)]
 
 
-def _without_gpu(question: Question, rule: Requirement) -> List[str]:
-    """Drain or move the GPU; where it is the node's only kind, the rest must change."""
-    gpus = _gpus_of(question, rule)
+def _without_gpu(question: Question, rules: Sequence[Requirement]) -> List[str]:
+    """Drain or move the GPUs; where no other is left, the rest must change."""
+    gpus = _gpus_of(question, rules)
     if not gpus:
         return []
+    words = [
+        "%s (%s)" % (gpu_words(kind), ", ".join(str(g.get("pci")) for g in gpus if _same(g, kind)))
+        for kind in distinct(gpus, "device_id")
+    ]
     if len(gpus) == len(question.gpus):
-        return ["use another node: this one's only kind of GPU is %s" % gpu_words(gpus[0])]
-    places = ", ".join(str(gpu.get("pci")) for gpu in gpus)
+        return ["use another node: this one's only GPUs are %s" % " and ".join(words)]
     return [
-        "move %s (%s) to a node of its own, or drain it here: bind it to vfio-pci, "
-        "and gpuready leaves it alone" % (gpu_words(gpus[0]), places)
+        "move %s to a node of its own, or drain it here: bind it to vfio-pci, "
+        "and gpuready leaves it alone" % " and ".join(words)
     ]
 
 
-def _other_workloads(question: Question, name: str, options: Sequence[Option]) -> List[str]:
-    """Workloads of the same framework that would do instead, and taking this one out."""
-    found = fitting_workloads(question, name, options)
-    ways = ["replace %s by %s in gpuready_workloads" % (name, " or ".join(found))] if found else []
-    return [*ways, "take %s out of gpuready_workloads of this node" % name]
+def _same(gpu: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return gpu.get("device_id") == other.get("device_id")
+
+
+def _other_workloads(question: Question, names: Sequence[str], options: Sequence[Option]) -> List[str]:
+    """Workloads of the same framework that would do instead, and taking these out."""
+    names = list(dict.fromkeys(names))
+    ways = []
+    if len(names) == 1:
+        found = fitting_workloads(question, names[0], options)
+        if found:
+            ways.append("replace %s by %s in gpuready_workloads" % (names[0], " or ".join(found)))
+    return [*ways, "take %s out of gpuready_workloads of this node" % " and ".join(names)]
 
 
 def fitting_workloads(question: Question, name: str, options: Sequence[Option]) -> List[str]:
@@ -372,15 +428,16 @@ def _secure_boot_ways(question: Question, possible: bool, options: Sequence[Opti
 # No code for a GPU -----------------------------------------------------------------------------------------
 
 
-def unsupported(question: Question) -> List[Dict[str, Any]]:
-    """Workloads that do not run on one of the GPUs, whatever the driver."""
-    found = []
+def unsupported(question: Question) -> Tuple[List[Dict[str, Any]], List[str]]:
+    """(conflicts, workloads) of those that do not run on one of the GPUs, whatever the driver."""
+    found, names = [], []
     for workload in question.workloads:
         for gpu in distinct(question.gpus, "compute_capability"):
             asked = gpu.get("compute_capability")
             if asked and not _runs_on(question.catalog, workload, asked):
                 found.append(_unsupported(question, workload, gpu))
-    return found
+                names.append(workload.name)
+    return found, names
 
 
 def _runs_on(catalog: Catalog, workload: Framework, asked: str) -> bool:
@@ -404,10 +461,10 @@ def _unsupported(question: Question, workload: Framework, gpu: Mapping[str, Any]
     )
     options = theory(question.catalog, question.pin)
     ways = Memory.of(question.catalog).recall(
-        "other workloads", key, lambda: _other_workloads(question, workload.name, options)
+        "other workloads", key, lambda: _other_workloads(question, [workload.name], options)
     )
     rule = Requirement("", "", "", "", "", "", "", "", gpu=("compute_capability", asked))
-    drain = _without_gpu(question, rule) if len(_gpus_of(question, rule)) < len(question.gpus) else []
+    drain = _without_gpu(question, [rule]) if len(_gpus_of(question, [rule])) < len(question.gpus) else []
     return conflict(
         "framework.gpu_unsupported",
         "framework",
@@ -481,20 +538,16 @@ def not_installable(question: Question, options: Sequence[Option], listed: bool)
         return [_pin_missing(question, options, where)]
     if not options:
         return [_nothing_at_all(question, where)]
-    return [
-        _lacking(question, options, group, among, where)
-        for group, among in _all_contradictions(options, rules)
-    ]
+    return [_lacking(question, options, found, where) for found in _all_contradictions(options, rules)]
 
 
 def _lacking(
     question: Question,
     options: Sequence[Option],
-    rules: Sequence[Requirement],
-    among: Sequence[Requirement],
+    found: Contradiction,
     where: str,
 ) -> Dict[str, Any]:
-    node = question.node
+    node, rules = question.node, found.rules
     kinds = {rule.rule for rule in rules}
     wanted = _listed(rules)
     identifier = "driver.not_installable"
@@ -515,12 +568,12 @@ def _lacking(
     elif kinds == {"user-branch"}:
         identifier = "driver.branch_missing"
         what = "nvidia_driver_branch is %r, which %s cannot install" % (rules[0].value, where)
-    because = [rule.sentence() for rule in rules]
+    because = _sentences(found)
     because += _transitional(question, rules)
     because.append("%s offers: %s" % (where, _offer_words(options)))
-    ways = _ways_out(question, rules, options, among)
+    ways = _ways_out(question, found, options)
     if not kinds & {"hold"}:
-        ways += _elsewhere(question, rules, among)
+        ways += _elsewhere(question, rules, found.among)
         ways.append("add an archive (a mirror of your own) that has what fulfils: %s" % wanted)
     return conflict(identifier, "host", ROLE, what, because, list(dict.fromkeys(ways)))
 

@@ -236,8 +236,9 @@ def resolve(
         return result
     installed = result.installed = installed_on(node, source)
     question = Question(node, source, gpus, workloads, wishes, rules, today)
-    result.conflicts += unsupported(question)
-    result.conflicts += contradictions(question)
+    refusals, refused = unsupported(question)
+    result.conflicts += refusals
+    result.conflicts += contradictions(question, refused)
     if result.conflicts:
         return result
 
