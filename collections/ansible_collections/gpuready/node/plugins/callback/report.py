@@ -72,13 +72,21 @@ CONTROLLER_ACTIONS = {
 SPEAKING_ACTIONS = {"assert", "container_gpu_probe", "fail", "gpu_plan"}
 #: Action plugins that call two modules each time: `stat`, then `copy` or `file`.
 TWO_MODULES = {"assemble", "copy", "template"}
-APT_SUMMARY = re.compile(r"^(\d+) (?:packages )?upgraded, (\d+) newly installed, ", re.M)
+#: apt's own count of what it is about to do, in the words of apt-get and, from 3.0 on, of apt.
+APT_SUMMARY = re.compile(
+    r"^(?:(?P<old>\d+ (?:packages )?upgraded, \d+ newly installed, .*?\d+ to remove)"
+    r"|\s*(?P<new>Upgrading: \d+, Installing: \d+, .*?Removing: \d+))",
+    re.M,
+)
+#: Set by the playbooks once the former driver's packages are back: {from, to, why}.
+ROLLED_BACK_FACT = "__gpuready_rolled_back"
 
 STATUS_COLOURS = {
     "verified": C.COLOR_OK,
     "provisioned": C.COLOR_OK,
     "planned": C.COLOR_CHANGED,
     "reboot_pending": C.COLOR_CHANGED,
+    "rolled_back": C.COLOR_ERROR,
     "conflict": C.COLOR_ERROR,
     "failed": C.COLOR_ERROR,
     "unreachable": C.COLOR_UNREACHABLE,
@@ -136,6 +144,8 @@ class CallbackModule(CallbackBase):
             self._take_plan(record, result.result)
         elif action in PROBE_ACTIONS:
             self._take_verifications(record, result.result)
+        elif action.rpartition(".")[2] == "set_fact":
+            self._take_rollback(record, result.result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         record = self._count(result)
@@ -178,8 +188,13 @@ class CallbackModule(CallbackBase):
                 "text": "",
                 "verification": [],
                 "changed_tasks": [],
+                "driver_before": None,
+                "rolled_back": None,
+                "reloads": 0,
+                "reboots": 0,
                 "module_executions": 0,
                 "apt_transactions": 0,
+                "apt_transactions_by_role": {},
                 "failed": False,
                 "unreachable": False,
                 "error": None,
@@ -216,9 +231,13 @@ class CallbackModule(CallbackBase):
         if result.is_changed():
             record["changed_tasks"].append(result.task_name)
             if not self._is_hidden(result):
-                record["apt_transactions"] += sum(
-                    self._apt_transactions(item) for item in self._items(result)
-                )
+                count = sum(self._apt_transactions(item) for item in self._items(result))
+                record["apt_transactions"] += count
+                role = getattr(result.task, "_role", None)
+                if count and role is not None:
+                    by_role = record["apt_transactions_by_role"]
+                    name = str(role.get_name()).rpartition(".")[2]
+                    by_role[name] = by_role.get(name, 0) + count
         return record
 
     @staticmethod
@@ -226,20 +245,49 @@ class CallbackModule(CallbackBase):
         """How many runs of apt put packages on the node: the module's own count, or apt's summary line."""
         if isinstance(item.get("apt_transactions"), int):
             return int(item["apt_transactions"])
-        said = APT_SUMMARY.findall(str(item.get("stdout") or ""))
-        return sum(1 for upgraded, installed in said if int(upgraded) + int(installed))
+        said = APT_SUMMARY.finditer(str(item.get("stdout") or ""))
+        return sum(1 for match in said if any(int(number) for number in re.findall(r"\d+", match.group(0))))
 
     def _take_plan(self, record: dict[str, Any], answer: dict[str, Any]) -> None:
         plan = answer.get("plan")
         if not isinstance(plan, dict):
             return
         first = record["plan"] is None
+        self._compare(record, answer.get("gpu_stack"))
         record.update(gpu_stack=answer.get("gpu_stack"), plan=plan, text=str(answer.get("text") or ""))
         record["simulated"] = bool(plan.get("simulated"))
         if first and not self._planning and plan.get("status") == "changes":
             self._display.display(f"{record['host']}: {len(plan['actions'])} to do")
             for action in plan["actions"]:
                 self._display.display(f"    {action['id']}: {action['summary']}")
+
+    @staticmethod
+    def _compare(record: dict[str, Any], seen: Any) -> None:
+        """What became of the driver since the observation before: reloaded, or rebooted."""
+        if not isinstance(seen, dict):
+            return
+        loaded = (seen.get("driver") or {}).get("loaded")
+        last = record["gpu_stack"]
+        if not isinstance(last, dict):
+            record["driver_before"] = loaded
+            return
+        boots = (last.get("host") or {}).get("boot_id"), (seen.get("host") or {}).get("boot_id")
+        before = (last.get("driver") or {}).get("loaded")
+        if all(boots) and boots[0] != boots[1]:
+            record["reboots"] += 1
+        elif before and loaded and any(before.get(key) != loaded.get(key) for key in ("version", "flavour")):
+            record["reloads"] += 1
+
+    @staticmethod
+    def _take_rollback(record: dict[str, Any], answer: dict[str, Any]) -> None:
+        """The former driver is back. What was verified until then was the rejected one."""
+        told = (answer.get("ansible_facts") or {}).get(ROLLED_BACK_FACT)
+        if isinstance(told, dict):
+            record["rolled_back"] = {
+                **{key: told.get(key) for key in ("from", "to", "why")},
+                "verification": record["verification"],
+            }
+            record["verification"] = []
 
     def _take_verifications(self, record: dict[str, Any], answer: dict[str, Any]) -> None:
         items = answer.get("results") if isinstance(answer.get("results"), list) else [answer]
@@ -329,6 +377,11 @@ class CallbackModule(CallbackBase):
             show(line, color=STATUS_COLOURS.get(status))
         for line, status in report.problems(nodes):
             show(line, color=STATUS_COLOURS.get(status))
+        notices = report.notices(nodes)
+        if notices:
+            show("")
+        for line in notices:
+            show(line, color=C.COLOR_WARN)
         show("")
         show(report.summary(fleet))
         if where is not None:

@@ -35,6 +35,9 @@ class Clue(NamedTuple):
     fix: Sequence[str]
 
 
+RELOAD = "run site.yml: it loads the modules anew, or reboots where something uses them (host_reboot_allowed)"
+FABRIC_LOG = "journalctl -u nvidia-fabricmanager names the reason if it does not start"
+
 # The first that matches counts, so what is nearer to the cause comes first.
 CLUES = (
     Clue(
@@ -104,7 +107,13 @@ CLUES = (
         r"(kernel version \S+ does not match DSO version|DRIVER_MISMATCH|Driver/library version mismatch)",
         "host",
         "the loaded driver and its libraries are of two versions",
-        ["run site.yml: it reboots the node where that is allowed (host_reboot_allowed)"],
+        [RELOAD],
+    ),
+    Clue(
+        r"(CUDA_ERROR_SYSTEM_NOT_READY|system not yet initialized|cudaErrorSystemNotReady)",
+        "host",
+        "the NVSwitches are not set up: the fabric manager does not run, or is of another version",
+        ["run site.yml: it installs the driver's own fabric manager and starts it", FABRIC_LOG],
     ),
     Clue(
         r"kernel driver does not appear to be running on this host",
@@ -192,11 +201,17 @@ def _module(stack: Mapping[str, Any]) -> Optional[Finding]:
     kernel = _get(stack, "host", "kernel", "running")
     if not loaded:
         if not on_disk:
+            evidence = ["kernel %s has no module nvidia" % kernel]
+            other = driver.get("on_disk_next_boot")
+            if other:
+                evidence.append("kernel %s has it: %s" % (other.get("kernel"), other.get("version")))
             return finding(
                 "host",
                 "no driver is installed for the running kernel",
-                ["kernel %s has no module nvidia" % kernel],
-                ["run site.yml: it installs the driver"],
+                evidence,
+                ["run site.yml: it installs the driver, or reboots into the kernel that has it"]
+                if other
+                else ["run site.yml: it installs the driver"],
             )
         evidence = ["on disk: %s (%s)" % (on_disk.get("version"), on_disk.get("path")), "loaded: none"]
         fix = [
@@ -214,8 +229,13 @@ def _module(stack: Mapping[str, Any]) -> Optional[Finding]:
         return finding(
             "host",
             "the loaded driver and its libraries are of two versions",
-            ["loaded: %s" % version, "libraries: %s" % libraries],
-            ["run site.yml: it reboots the node where that is allowed (host_reboot_allowed)"],
+            [
+                "loaded: %s" % version,
+                "libraries: %s" % libraries,
+                on_disk and "on disk: %s" % on_disk.get("version"),
+                *("in use by %s" % _user(row) for row in _users(driver)),
+            ],
+            [RELOAD],
         )
     if not _get(driver, "userspace", "libcuda") and _get(driver, "userspace") is not None:
         return finding(
@@ -252,6 +272,77 @@ def _module(stack: Mapping[str, Any]) -> Optional[Finding]:
             ["run site.yml: it loads nvidia_uvm and makes the device files"],
         )
     return None
+
+
+def _users(driver: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+    """Who would have to end before the modules can be loaded anew; the driver's own services do not."""
+    return [row for row in driver.get("processes") or [] if not row.get("service")]
+
+
+def _user(row: Mapping[str, Any]) -> str:
+    text = "%s (pid %s)" % (row.get("name") or "a process", row.get("pid"))
+    return text + " in container %s" % str(row["container"])[:12] if row.get("container") else text
+
+
+def _fabric(stack: Mapping[str, Any]) -> Optional[Finding]:
+    """GPUs behind NVSwitches do nothing before a fabric manager of the driver's very version set them up."""
+    switches = _get(stack, "host", "nvswitches")
+    manager = _get(stack, "driver", "fabricmanager") or {}
+    version = _get(stack, "driver", "loaded", "version")
+    if not switches or manager.get("installed") is None:
+        return None
+    count = "%d NVSwitches on the PCI bus" % len(switches)
+    fix = ["run site.yml: it installs the driver's own fabric manager and starts it"]
+    if not manager["installed"]:
+        return finding(
+            "host", "the fabric manager is missing, without which these GPUs do not work", [count], fix
+        )
+    if version and manager.get("version") and manager["version"] != version:
+        return finding(
+            "host",
+            "the fabric manager and the driver are of two versions",
+            [count, "fabric manager: %s" % manager["version"], "driver: %s" % version],
+            fix,
+        )
+    if manager.get("active") is False:
+        return finding(
+            "host",
+            "the fabric manager does not run",
+            [count, "nvidia-fabricmanager is not active"],
+            [*fix, FABRIC_LOG],
+        )
+    return None
+
+
+def warnings(stack: Mapping[str, Any]) -> List[Finding]:
+    """What still works, but will not after the next boot, or the next time that the driver is loaded."""
+    found = []
+    kernel = _get(stack, "host", "kernel") or {}
+    driver = _get(stack, "driver") or {}
+    on_disk, loaded = driver.get("on_disk"), driver.get("loaded")
+    following = kernel.get("next_boot")
+    if following and following != kernel.get("running") and on_disk and not driver.get("on_disk_next_boot"):
+        found.append(
+            finding(
+                "host",
+                "the kernel of the next boot, %s, has no driver" % following,
+                ["kernel %s has driver %s" % (kernel.get("running"), on_disk.get("version"))],
+                ["run site.yml: it adds the module where one is to be had"],
+            )
+        )
+    libraries = _get(driver, "userspace", "version")
+    # Where loaded and libraries do not fit either, it is a mismatch already and not only to come.
+    fits = loaded and loaded.get("version") == libraries
+    if fits and on_disk and on_disk.get("version") not in (None, libraries):
+        found.append(
+            finding(
+                "host",
+                "the driver that the next boot loads and the libraries are of two versions",
+                ["on disk: %s" % on_disk["version"], "libraries: %s" % libraries],
+                ["run site.yml: it brings both to one version"],
+            )
+        )
+    return found
 
 
 def _engine(stack: Mapping[str, Any], way: Optional[str]) -> Optional[Finding]:
@@ -355,7 +446,7 @@ def first_findings(
     verification = verification or {}
     found: List[Finding] = []
     way = _get(verification, "launch", "way") or "gpus"
-    for broken in (_bus(observed), _module(observed), _engine(observed, way)):
+    for broken in (_bus(observed), _module(observed), _fabric(observed), _engine(observed, way)):
         if broken:
             found.append(broken)
             break

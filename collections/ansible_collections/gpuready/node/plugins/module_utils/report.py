@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .findings import warnings
 from .versions import upstream
 
 SCHEMA = 1
@@ -27,15 +28,26 @@ STATUSES = (
     "provisioned",
     "planned",
     "reboot_pending",
+    "rolled_back",
     "conflict",
     "failed",
     "unreachable",
 )
 #: A node in one of these states is not what was asked for.
-BAD_STATUSES = ("reboot_pending", "conflict", "failed", "unreachable")
+BAD_STATUSES = ("reboot_pending", "rolled_back", "conflict", "failed", "unreachable")
 
 #: Actions that may have to wait for a reboot.
-AFTER_REBOOT = {"driver.load", "driver.persistenced", "host.reboot", "toolkit.cdi"}
+AFTER_REBOOT = {
+    "driver.reload",
+    "driver.load",
+    "driver.fabricmanager",
+    "driver.persistenced",
+    "host.reboot",
+    "toolkit.cdi_refresh",
+    "toolkit.cdi",
+}
+
+ARROW, ASCII_ARROW = "\N{RIGHTWARDS ARROW}", "->"
 
 SYMBOLS = {True: "\N{HEAVY CHECK MARK}", False: "\N{HEAVY BALLOT X}", None: "\N{MIDDLE DOT}"}
 ASCII_SYMBOLS = {True: "+", False: "x", None: "-"}
@@ -93,6 +105,33 @@ def reboot_is_pending(plan: dict[str, Any] | None) -> bool:
     return {action.get("id") for action in remaining_actions(plan)} <= AFTER_REBOOT
 
 
+def is_rolled_back(record: dict[str, Any]) -> bool:
+    """Verification failed after a change of the driver, and the former one is back and loaded."""
+    former = _dig(record.get("rolled_back"), "to")
+    return bool(former) and _dig(record.get("gpu_stack"), "driver", "loaded", "version") == former
+
+
+def driver_change(record: dict[str, Any]) -> dict[str, Any] | None:
+    """``{from, to}``: the driver's version (and flavour, where only that differs) before and after.
+
+    After is what was seen last or, while ``driver.install`` is still to be done, what is planned.
+    """
+    gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
+    now = _dig(gpu_stack, "driver", "loaded") or {}
+    before = record.get("driver_before") or now
+    after = now
+    if any(action.get("id") == "driver.install" for action in remaining_actions(plan)):
+        after = _dig(plan, "driver") or {}
+    if not before.get("version") or not after.get("version"):
+        return None
+    if before["version"] != after["version"]:
+        return {"from": before["version"], "to": after["version"]}
+    flavours = before.get("flavour"), after.get("flavour")
+    if all(flavours) and flavours[0] != flavours[1]:
+        return {"from": f"{before['version']} {flavours[0]}", "to": f"{after['version']} {flavours[1]}"}
+    return None
+
+
 def node_status(record: dict[str, Any], *, planning: bool = False) -> str:
     """The one word for a node. ``planning``: the run could not have changed anything."""
     if record.get("unreachable"):
@@ -100,6 +139,8 @@ def node_status(record: dict[str, Any], *, planning: bool = False) -> str:
     plan = record.get("plan")
     verifications = record.get("verification") or []
     if record.get("failed"):
+        if is_rolled_back(record):
+            return "rolled_back"
         if _dig(plan, "status") == "conflict" and not verifications:
             return "conflict"
         return "reboot_pending" if reboot_is_pending(plan) else "failed"
@@ -127,14 +168,30 @@ def _gpu_names(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None) ->
     return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counted.items())
 
 
-def _host_version(gpu_stack: dict[str, Any] | None, plan: dict[str, Any] | None, pending: bool) -> str:
+def _host_version(record: dict[str, Any], pending: bool) -> str:
+    """``A100 80GB PCIe, driver 535.247.01 → 580.95.05 open (reloaded)``."""
+    gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
     loaded = _dig(gpu_stack, "driver", "loaded") or {}
     planned = _dig(plan, "driver") or {}
     if pending and planned:
         version, flavour = planned.get("version") or planned.get("branch"), planned.get("flavour")
     else:
         version, flavour = loaded.get("version"), loaded.get("flavour")
+    change = driver_change(record)
+    if change:
+        version = f"{change['from']} {ARROW} {change['to']}"
+        flavour = None if " " in change["to"] else flavour
     driver = " ".join(str(part) for part in ("driver", version, flavour) if part) if version else ""
+    done = [
+        word if number == 1 else f"{word} {number} times"
+        for word, number in (
+            ("reloaded", int(record.get("reloads") or 0)),
+            ("rebooted", int(record.get("reboots") or 0)),
+        )
+        if number
+    ]
+    if driver and done:
+        driver += f" ({', '.join(done)})"
     return ", ".join(part for part in (_gpu_names(gpu_stack, plan), driver) if part)
 
 
@@ -218,7 +275,7 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         else:
             ok, detail = True, ""
         version = {
-            "host": lambda: _host_version(gpu_stack, plan, bool(actions)),  # noqa: B023
+            "host": lambda: _host_version(record, bool(actions)),  # noqa: B023
             "container_runtime": lambda: _runtime_version(gpu_stack, plan),
             "framework": lambda: _framework_version(verifications, plan),
             "application": lambda: _application_version(verifications),
@@ -229,6 +286,7 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "detail": detail,
             "actions": [str(action.get("id")) for action in actions],
             "findings": findings,
+            "warnings": [row["finding"] for row in warnings(gpu_stack or {}) if row["layer"] == layer],
         }
     return layers
 
@@ -246,8 +304,13 @@ def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -
         "plan": record.get("plan"),
         "verification": record.get("verification") or [],
         "changed_tasks": list(record.get("changed_tasks") or []),
+        "driver_change": driver_change(record),
+        "rolled_back": record.get("rolled_back"),
+        "reloads": int(record.get("reloads") or 0),
+        "reboots": int(record.get("reboots") or 0),
         "module_executions": int(record.get("module_executions") or 0),
         "apt_transactions": int(record.get("apt_transactions") or 0),
+        "apt_transactions_by_role": dict(record.get("apt_transactions_by_role") or {}),
         "error": record.get("error"),
     }
     return redact(document)
@@ -287,6 +350,10 @@ def fleet_document(
                     "simulated",
                     "layers",
                     "changed_tasks",
+                    "driver_change",
+                    "rolled_back",
+                    "reloads",
+                    "reboots",
                     "module_executions",
                     "apt_transactions",
                     "error",
@@ -310,6 +377,10 @@ def width(text: str) -> int:
 
 def _pad(text: str, columns: int) -> str:
     return text + " " * max(0, columns - width(text))
+
+
+def _ascii(text: str) -> str:
+    return text.replace(ARROW, ASCII_ARROW).encode("ascii", "replace").decode()
 
 
 def _cell(layer: dict[str, Any], symbols: dict[bool | None, str], pending: str) -> str:
@@ -336,9 +407,7 @@ def table(
         cells = [_cell(node["layers"][layer], symbols, pending) for layer in LAYERS]
         rows.append(([node["host"], *cells, verdict], node["status"]))
     if not unicode:
-        rows = [
-            ([cell.encode("ascii", "replace").decode() for cell in cells], status) for cells, status in rows
-        ]
+        rows = [([_ascii(cell) for cell in cells], status) for cells, status in rows]
     widths = [max([width(title), *(width(cells[n]) for cells, _ in rows)]) for n, title in enumerate(titles)]
     if columns is not None and sum(widths) + 2 * (len(widths) - 1) > columns:
         lines: list[tuple[str, str]] = []
@@ -373,6 +442,16 @@ def problems(nodes: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return lines
 
 
+def notices(nodes: list[dict[str, Any]]) -> list[str]:
+    """What is well now and will not be for long, one line each."""
+    return [
+        f"{node['host']}: {warning}"
+        for node in nodes
+        for layer in node["layers"].values()
+        for warning in layer.get("warnings") or []
+    ]
+
+
 def summary(fleet: dict[str, Any]) -> str:
     """``2 nodes: 2 verified; 0 changed tasks, 41.3 s`` in one line."""
     nodes = fleet["nodes"]
@@ -393,6 +472,8 @@ def report_text(
     trouble = "\n".join(line for line, _ in problems(nodes)).strip("\n")
     if trouble:
         blocks.append(trouble)
+    if notices(nodes):
+        blocks.append("\n".join(notices(nodes)))
     blocks.append(summary(fleet))
     return "\n\n".join(blocks) + "\n"
 

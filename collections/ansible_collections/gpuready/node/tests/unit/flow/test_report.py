@@ -104,6 +104,69 @@ def test_status_follows_from_what_happened(given, planning, status):
     assert report.node_status(given, planning=planning) == status
 
 
+def test_a_node_whose_former_driver_is_back_is_rolled_back():
+    back = {"from": "595.71.05", "to": "580.95.05", "why": "0 of 1 GPUs", "verification": []}
+    given = record(rolled_back=back, failed=True, verification=[verification()])
+    assert report.node_status(given) == "rolled_back"
+    assert report.node_document(given, "r")["rolled_back"] == back
+    assert "rolled_back" in report.BAD_STATUSES and "rolled_back" in report.STATUSES
+    # It was gone back to, but is not loaded: that is only a failure.
+    assert report.node_status(record(rolled_back={**back, "to": "535.1"}, failed=True)) == "failed"
+    # By hand, which is no failure.
+    assert report.node_status(record(rolled_back=back)) == "provisioned"
+
+
+def _driver(version, flavour="open"):
+    return {"version": version, "flavour": flavour}
+
+
+ARROW = report.ARROW
+NEWER = plan("changes", [action("driver.install", "host")], driver=_driver("590.48.01"))
+
+
+@pytest.mark.parametrize(
+    ("given", "change", "text"),
+    [
+        (record(), None, "driver 580.95.05 open"),
+        (record(driver_before=_driver("580.95.05")), None, "driver 580.95.05 open"),
+        (
+            record(driver_before=_driver("535.247.01"), reloads=1),
+            {"from": "535.247.01", "to": "580.95.05"},
+            f"driver 535.247.01 {ARROW} 580.95.05 open (reloaded)",
+        ),
+        (
+            record(driver_before=_driver("580.95.05", "proprietary"), reboots=1),
+            {"from": "580.95.05 proprietary", "to": "580.95.05 open"},
+            f"driver 580.95.05 proprietary {ARROW} 580.95.05 open (rebooted)",
+        ),
+        (record(reloads=2), None, "driver 580.95.05 open (reloaded 2 times)"),
+        (
+            record(plan=NEWER),
+            {"from": "580.95.05", "to": "590.48.01"},
+            f"driver 580.95.05 {ARROW} 590.48.01 open",
+        ),
+    ],
+)
+def test_change_of_the_driver_is_shown(given, change, text):
+    assert report.driver_change(given) == change
+    assert report.layer_verdicts(given)["host"]["version"] == f"A100 80GB PCIe, {text}"
+    node = report.node_document(given, "r")
+    assert node["driver_change"] == change
+    ascii_text = "\n".join(line for line, _ in report.table([node], unicode=False))
+    assert text.replace(ARROW, "->") in ascii_text
+
+
+def test_what_will_not_last_is_told_below_the_table():
+    stack = gpu_stack()
+    stack["host"]["kernel"] = {"running": "5.15.0-157-generic", "next_boot": "5.15.0-160-generic"}
+    stack["driver"]["on_disk"] = {"version": "580.95.05"}
+    node = report.node_document(record(gpu_stack=stack, verification=[verification()]), "r")
+    assert node["status"] == "verified" and node["layers"]["host"]["ok"] is True
+    told = "n1: the kernel of the next boot, 5.15.0-160-generic, has no driver"
+    assert report.notices([node]) == [told]
+    assert told in report.report_text([node], fleet_of([node]))
+
+
 def test_layers_of_a_verified_node_are_good_and_have_versions():
     layers = report.layer_verdicts(record(verification=[verification()]))
     assert {layer: item["ok"] for layer, item in layers.items()} == dict.fromkeys(report.LAYERS, True)
@@ -134,6 +197,7 @@ def test_layers_behind_a_conflict_are_unknown():
         "detail": "no NVIDIA GPU on the bus",
         "actions": [],
         "findings": [],
+        "warnings": [],
     }
     assert layers["container_runtime"]["ok"] is None
 

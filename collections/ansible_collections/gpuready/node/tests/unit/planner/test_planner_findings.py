@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from gpuready.findings import CLUES, first_findings
+from gpuready.findings import CLUES, first_findings, warnings
 from make_fixtures import converge
 from planner_nodes import Node, bare
 
@@ -44,6 +44,23 @@ def _secure(node: Node) -> None:
     node["host"]["secure_boot"] = True
     node["driver"]["loaded"] = None
     node["driver"]["on_disk"]["signed"] = False
+
+
+def _fabric(**values: Any) -> Callable[[Node], None]:
+    """A node with NVSwitches, and what is with its fabric manager."""
+
+    def damage(node: Node) -> None:
+        node["host"]["nvswitches"] = [{"pci": "0000:c0:00.0", "vendor_id": "10de", "device_id": "1af1"}]
+        version = node["driver"]["loaded"]["version"]
+        node["driver"]["fabricmanager"] = {
+            "installed": True,
+            "version": version,
+            "enabled": True,
+            "active": True,
+            **values,
+        }
+
+    return damage
 
 
 BROKEN: list[tuple[str, Callable[[Node], None], str, str, str]] = [
@@ -88,6 +105,21 @@ BROKEN: list[tuple[str, Callable[[Node], None], str, str, str]] = [
         "host",
         "device files are missing",
     ),
+    (
+        "no fabric manager",
+        _fabric(installed=False, version=None, enabled=None, active=None),
+        "gpus",
+        "host",
+        "the fabric manager is missing",
+    ),
+    (
+        "fabric manager of another version",
+        _fabric(version="535.247.01"),
+        "gpus",
+        "host",
+        "the fabric manager and the driver are of two versions",
+    ),
+    ("fabric manager down", _fabric(active=False), "gpus", "host", "the fabric manager does not run"),
     ("no Docker", lambda n: _docker(n).update(installed=False), "gpus", "container_runtime", "not installed"),
     (
         "daemon.json",
@@ -154,6 +186,65 @@ def test_broken_link_is_named(whole: Node, damage: Any, way: str, layer: str, te
     assert len(found) == 1
     assert found[0]["layer"] == layer and text in found[0]["finding"]
     assert found[0]["evidence"] and found[0]["fix"]
+
+
+def test_fabric_manager_that_runs_is_no_finding(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    _fabric()(node)
+    assert first_findings(node, verification()) == []
+    # Unknown is no finding either, and without NVSwitches nobody needs one.
+    node["driver"]["fabricmanager"]["installed"] = None
+    assert first_findings(node, verification()) == []
+    _fabric(installed=False)(node)
+    node["host"]["nvswitches"] = []
+    assert first_findings(node, verification()) == []
+
+
+def test_mismatch_names_who_stands_in_the_way(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    node["driver"]["loaded"]["version"] = "580.82.07"
+    row = {"name": None, "files": ["/dev/nvidia0"], "service": None, "container": None}
+    node["driver"]["processes"] = [
+        {**row, "pid": 7, "name": "python3", "container": "ab" * 32},
+        {**row, "pid": 8},
+        {**row, "pid": 9, "name": "x", "service": "nvidia-persistenced"},
+    ]
+    evidence = first_findings(node, verification())[0]["evidence"]
+    assert evidence[0] == "loaded: 580.82.07" and evidence[2].startswith("on disk: 580.")
+    assert evidence[3:] == [
+        "in use by python3 (pid 7) in container abababababab",
+        "in use by a process (pid 8)",
+    ]
+
+
+def test_kernel_without_a_driver_beside_one_that_has_it(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    other = {**node["driver"]["on_disk"], "kernel": "5.15.0-160-generic"}
+    node["driver"].update(loaded=None, on_disk=None, on_disk_next_boot=other)
+    found = first_findings(node, verification())[0]
+    assert found["evidence"][1].startswith("kernel 5.15.0-160-generic has it: 580.")
+    assert "reboots into the kernel that has it" in found["fix"][0]
+
+
+def test_next_boot_without_a_driver_is_a_warning_and_no_finding(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    assert warnings(node) == []
+    node["host"]["kernel"]["next_boot"] = "5.15.0-160-generic"
+    assert first_findings(node, verification()) == []
+    assert [row["finding"] for row in warnings(node)] == [
+        "the kernel of the next boot, 5.15.0-160-generic, has no driver"
+    ]
+    node["driver"]["on_disk_next_boot"] = {**node["driver"]["on_disk"], "kernel": "5.15.0-160-generic"}
+    assert warnings(node) == []
+
+
+def test_driver_on_disk_that_will_not_fit_its_libraries_is_a_warning(whole: Node) -> None:
+    node = copy.deepcopy(whole)
+    node["driver"]["on_disk"]["version"] = "580.82.07"
+    assert "the next boot loads" in warnings(node)[0]["finding"]
+    node["driver"]["loaded"]["version"] = "580.82.07"
+    assert warnings(node) == []
+    assert "two versions" in first_findings(node, verification())[0]["finding"]
 
 
 def test_earliest_link_hides_what_follows_from_it(whole: Node) -> None:
@@ -242,6 +333,11 @@ LOGS = [
         "host",
         "two versions",
     ),
+    (
+        "failed call to cuInit: CUDA_ERROR_SYSTEM_NOT_READY: system not yet initialized",
+        "host",
+        "the fabric manager does not run",
+    ),
     ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "host", "older than the image's CUDA"),
     ("CUDA_ERROR_INVALID_PTX", "framework", "no code that this GPU runs"),
 ]
@@ -287,3 +383,4 @@ def test_broken_link_and_log_are_not_said_twice(whole: Node) -> None:
 def test_missing_facts_do_not_crash(observed: Node) -> None:
     assert isinstance(first_findings(observed, verification()), list)
     assert isinstance(first_findings(observed, None), list)
+    assert warnings(observed) == []

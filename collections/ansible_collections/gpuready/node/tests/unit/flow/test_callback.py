@@ -1,0 +1,127 @@
+"""What the callback makes of a run: its changes of the driver, its rollback, its apt transactions."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import observations
+import pytest
+from project import Project
+
+COLLECTIONS = str(Path(__file__).resolve().parents[6])
+if COLLECTIONS not in sys.path:
+    sys.path.insert(0, COLLECTIONS)
+
+from ansible_collections.gpuready.node.plugins.callback import report as callback  # noqa: E402
+
+OBSERVE = """
+    - name: Observe
+      ansible.builtin.include_role:
+        name: gpuready
+"""
+PROBE = """
+    - name: Verify
+      ansible.builtin.include_role:
+        name: gpu_verify
+"""
+ROLL_BACK = """
+    - name: Remember for the report what was gone back to
+      ansible.builtin.set_fact:
+        __gpuready_rolled_back: {from: 595.71.05, to: 580.95.05, why: 0 of 1 GPUs}
+"""
+FAIL = """
+    - name: Say that the changed driver was rejected
+      ansible.builtin.fail:
+        msg: Driver 595.71.05 failed the verification, so driver 580.95.05 is back.
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    made = Project(tmp_path)
+    made.inventory({"n1": {}}, gpuready_simulated=True)
+    return made
+
+
+def play(project, *parts, name="life.yml"):
+    head = "- name: Live\n  hosts: gpu_nodes\n  gather_facts: false\n  tasks:\n"
+    (project.root / "playbooks" / name).write_text(head + "".join(part.lstrip("\n") for part in parts))
+    return project.play(f"playbooks/{name}")
+
+
+def with_driver(version, boot="b1"):
+    seen = copy.deepcopy(observations.converged())
+    seen["host"]["boot_id"] = boot
+    seen["driver"]["loaded"]["version"] = version
+    return seen
+
+
+def test_rolled_back_node_fails_and_keeps_both_verdicts_apart(project):
+    project.observe("n1", with_driver("580.95.05"), with_driver("595.71.05"), with_driver("580.95.05"))
+    rescued = (
+        "    - name: Try\n      block:\n        - name: Verify\n          ansible.builtin.include_role:\n"
+        "            name: gpu_verify\n"
+        "      rescue:\n        - name: Go on\n          ansible.builtin.meta: noop\n"
+    )
+    project.behave("n1", stdout="", rc=1, stderr="CUDA_ERROR_UNKNOWN")
+    run = play(project, OBSERVE, OBSERVE, rescued, ROLL_BACK, OBSERVE, FAIL)
+    assert run.rc == 2, run.text
+    node = run.node("n1")
+    assert node["status"] == "rolled_back"
+    assert node["rolled_back"]["from"] == "595.71.05" and node["rolled_back"]["why"] == "0 of 1 GPUs"
+    assert [item["ok"] for item in node["rolled_back"]["verification"]] == [False]
+    assert node["verification"] == []
+    assert node["error"].startswith("Driver 595.71.05 failed the verification")
+    assert node["reloads"] == 2 and node["driver_change"] is None
+    assert "ROLLED BACK (simulated)" in run.text and "n1: rolled back" in run.text
+    assert run.fleet["totals"] == {"rolled_back": 1} and run.fleet["ok"] is False
+
+
+def test_rollback_that_did_not_come_to_its_end_is_a_failure(project):
+    project.observe("n1", with_driver("595.71.05"))
+    node = play(project, OBSERVE, ROLL_BACK, FAIL).node("n1")
+    assert node["status"] == "failed" and node["rolled_back"]["to"] == "580.95.05"
+
+
+def test_rollback_by_hand_is_no_failure(project):
+    project.observe("n1", with_driver("595.71.05"), with_driver("580.95.05"))
+    run = play(project, OBSERVE, ROLL_BACK, OBSERVE)
+    assert run.rc == 0, run.text
+    node = run.node("n1")
+    assert node["status"] == "provisioned"
+    assert node["driver_change"] == {"from": "595.71.05", "to": "580.95.05"}
+    assert "driver 595.71.05 \N{RIGHTWARDS ARROW} 580.95.05 open (reloaded)" in run.text
+
+
+def test_reboot_is_told_by_the_boot_and_not_taken_for_a_reload(project):
+    project.observe("n1", with_driver("535.247.01"), with_driver("580.95.05", boot="b2"))
+    node = play(project, OBSERVE, OBSERVE, PROBE).node("n1")
+    assert (node["reboots"], node["reloads"]) == (1, 0)
+    assert node["layers"]["host"]["version"].endswith(
+        "driver 535.247.01 \N{RIGHTWARDS ARROW} 580.95.05 open (rebooted)"
+    )
+    assert node["status"] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        ("0 upgraded, 5 newly installed, 0 to remove and 3 not upgraded.\n", 1),
+        ("0 upgraded, 0 newly installed, 0 to remove and 3 not upgraded.\n", 0),
+        ("0 upgraded, 0 newly installed, 4 to remove and 0 not upgraded.\n", 1),
+        ("0 upgraded, 0 newly installed, 7 downgraded, 0 to remove and 0 not upgraded.\n", 1),
+        ("0 upgraded, 0 newly installed, 1 reinstalled, 0 to remove and 0 not upgraded.\n", 1),
+        ("0 packages upgraded, 2 newly installed, 0 to remove and 0 not upgraded.\n", 1),
+        ("Summary:\n  Upgrading: 0, Installing: 0, Downgrading: 2, Removing: 0, Not Upgrading: 1\n", 1),
+        ("Summary:\n  Upgrading: 0, Installing: 0, Removing: 0, Not Upgrading: 9\n", 0),
+        ("Reading package lists...\n", 0),
+    ],
+)
+def test_apt_transactions_are_counted_by_apt_s_own_words(said, count):
+    assert callback.CallbackModule._apt_transactions({"stdout": "Reading...\n" + said}) == count
+
+
+def test_module_that_counts_itself_is_believed():
+    assert callback.CallbackModule._apt_transactions({"apt_transactions": 2, "stdout": "1 upgraded"}) == 2
