@@ -39,6 +39,7 @@ DRIVER_PACKAGES = (
     "libnvidia-e[!g]*",
     "libnvidia-eglcore*",
     "libnvoptix1*",
+    "libnvsdm*",
     "linux-modules-nvidia-*",
     "linux-objects-nvidia-*",
     "linux-signatures-nvidia-*",

@@ -69,6 +69,7 @@ class Draft:
         self.workload_rows: List[Dict[str, Any]] = []
         self.resolution: Optional[Resolution] = None
         self.option: Optional[Option] = None
+        self.unavailable: List[str] = []  # packages beside the driver that apt does not have
         self.driver: Optional[Dict[str, Any]] = None
         self.runtime: Optional[Dict[str, Any]] = None
         self.reboot: Optional[Dict[str, Any]] = None  # {key, reason, evidence}

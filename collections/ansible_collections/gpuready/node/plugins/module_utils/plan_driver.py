@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Pattern, Sequence, Tuple
@@ -28,24 +29,30 @@ def plan_driver(work: Draft) -> None:
     if own is None:
         return  # _node_is_possible has said so
     needed = repository(work, own)
-    resolution = _resolve(work, needed)
+    resolution = resolver.resolve(
+        work.observed, work.workloads, work.wishes, work.catalog, today=work.today, gpus=work.usable_gpus
+    )
     work.resolution = resolution
-    installed = resolution.installed or driver_options.read_installed(work.observed, own, work.catalog)
+    installed = resolution.installed or Installed()
     foreign = _foreign_driver(work, installed)
     work.conflicts += resolution.conflicts
-    for note in resolution.notes:
-        work.note(note)
     option = resolution.option
+    for note in resolution.notes:
+        # What the next boot lacks is said louder, with the ways out (plan_kernel).
+        if not option or not option.without_next_boot or note not in option.notes:
+            work.note(note)
     if option is None or foreign:
         return
-    work.option = option
+    option = work.option = _with_extras(work, option)
     source = option.source or own
+    if source is not own:
+        needed = Repository(None, [], "")  # what is kept, or completed from where it came
     lack = _lack(work, option, installed)
     # What is kept needs no source, unless that very source was asked for.
     adding = bool(needed.faults) and (lack is not None or work.wishes["nvidia_driver_source"] != "auto")
     # Lists that are fetched first may name newer versions: then apt chooses.
     floating = lack is not None and (
-        adding or (lists_are_old(work) and not work.wishes["nvidia_driver_version"])
+        not resolution.listed or (lists_are_old(work) and not work.wishes["nvidia_driver_version"])
     )
     packages = [{"name": name, "version": None if floating else text} for name, text in option.packages]
     replaces = _replaced(work, option, installed) if lack else []
@@ -60,7 +67,7 @@ def plan_driver(work: Draft) -> None:
             needed.faults,
         )
     pin = _plan_pin(work, option, source)
-    previous = _previous(installed, own) if change in ("upgrade", "downgrade", "switch") else None
+    previous = _previous(installed) if change in ("upgrade", "downgrade", "switch") else None
     if lack:
         _install(work, option, installed, lack, change, replaces)
     work.driver = {
@@ -88,19 +95,25 @@ def plan_driver(work: Draft) -> None:
     plan_kernel(work, option)
 
 
-def _resolve(work: Draft, needed: Repository) -> resolver.Resolution:
-    observed = work.observed
-    if needed.faults and driver_options.has_lists(observed):
-        # apt cannot know yet what a source has that is still to be added: the catalog stands in for it.
-        observed = {**observed, "apt": {**observed["apt"], "candidates": None}}
-    resolution = resolver.resolve(
-        observed, work.workloads, work.wishes, work.catalog, today=work.today, gpus=work.usable_gpus
-    )
-    if observed is not work.observed and resolver.NO_LISTS in resolution.notes:
-        resolution.notes.remove(resolver.NO_LISTS)
-        assert needed.repo is not None
-        resolution.notes.append(NEW_SOURCE % needed.repo["uris"][0])
-    return resolution
+def _with_extras(work: Draft, option: Option) -> Option:
+    """The option, with what the driver's services come in where they are packages of their own."""
+    if not option.family.extras or not work.wishes["nvidia_driver_persistenced_enabled"]:
+        return option
+    planned = dict(option.packages)
+    listed = driver_options.has_lists(work.observed) and option.version is not None
+    found = []
+    for name in option.family.extras:
+        offered = driver_options.versions_of(work.observed, name)
+        version = option.package_version if option.package_version in offered else None
+        version = version or driver_options.candidate_of(work.observed, name)
+        if name in planned:
+            continue
+        if version or not listed:
+            found.append((name, version))
+        else:
+            work.note("apt has no %s: an idle GPU is initialised again by every job" % name)
+            work.unavailable.append(name)
+    return dataclasses.replace(option, packages=(*option.packages, *found)) if found else option
 
 
 def _plan_pin(work: Draft, option: Option, source: PackageSource) -> Optional[str]:
@@ -140,17 +153,17 @@ def _change(option: Option, installed: Installed) -> str:
     return "upgrade" if order > 0 else "downgrade" if order < 0 else "complete"
 
 
-def _previous(installed: Installed, own: PackageSource) -> Optional[Dict[str, Any]]:
+def _previous(installed: Installed) -> Optional[Dict[str, Any]]:
     """Where a rollback would go back to: a whole driver, or nothing."""
     kept = installed.option
     if kept is None:
         return None
-    source = installed.source or kept.source or own
+    source = installed.source or kept.source
     return {
         "version": kept.version,
         "branch": str(kept.branch),
         "flavour": kept.flavour,
-        "source": source.name,
+        "source": source.name if source else None,
         "packages": [
             {"name": name, "version": version} for name, version in sorted(_part_of(installed, kept).items())
         ],
@@ -320,11 +333,11 @@ def _lack(work: Draft, option: Option, installed: Installed) -> Optional[Lack]:
         if lost != kernel and all(str(lost) in name for name in missing):
             reason = "the next boot's kernel %s has no module of the driver" % lost
         return Lack(reason, absent, [])
-    headers = _headers(option)
+    headers, extras = _headers(option), option.family.extras
     different = [
         "%s is %s, planned is %s" % (name, have[name], version)
         for name, version in option.packages
-        if version and have[name] not in (None, version) and not headers.match(name)
+        if version and have[name] not in (None, version) and not headers.match(name) and name not in extras
     ]
     if different:
         return Lack("the installed version is not the planned one", different, [])

@@ -200,7 +200,7 @@ def _missing_nodes(work: Draft) -> List[str]:
 
 
 def _plan_services(work: Draft, option: Option) -> None:
-    if work.wishes["nvidia_driver_persistenced_enabled"]:
+    if work.wishes["nvidia_driver_persistenced_enabled"] and "nvidia-persistenced" not in work.unavailable:
         state = work.see("driver", "persistenced") or {}
         lacking = _lacking(work, state)
         if lacking:
