@@ -588,7 +588,15 @@ def _texts_by_name(row: _Row, field: str, known: Sequence[str], what: str) -> Di
 def _package_source(row: _Row) -> PackageSource:
     releases, architectures = row.texts("releases"), row.texts("architectures")
     families: List[Family] = []
+    whole: Dict[str, Any] = {}
     for family_row in row.rows("families", "family"):
+        like = family_row.text("like", None)
+        if like is not None:
+            if like not in whole:
+                raise family_row.fail("like", "%r is no family above this one" % like)
+            family_row.data = {**whole[like], **family_row.data}
+            del family_row.data["like"]
+        whole[family_row.text("family")] = family_row.data
         family = _family(family_row)
         for other in families:
             if other.family == family.family:

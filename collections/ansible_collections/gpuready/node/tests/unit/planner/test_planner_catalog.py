@@ -24,6 +24,10 @@ from gpuready.catalog import (
 
 DATA = Path(data_directory())
 PCI_IDS = (DATA / "pci.ids").read_text(encoding="utf-8")
+# Enough for the data files to be read, and quick.
+FEW_PCI_IDS = "10de  NVIDIA Corporation\n" + "".join(
+    f"\t{device}  x\n" for device in load_catalog().shown.values()
+)
 
 
 @pytest.fixture
@@ -225,6 +229,11 @@ MISTAKES = [
         r"field version_package: 'nvidia-utils-\{number\}' holds the unknown placeholder \{number\}",
     ),
     ("drivers.yml", lambda d: family(d).update(branched=False), r"field branched: does not agree with"),
+    (
+        "drivers.yml",
+        lambda d: source(d)["families"][1].update(like="desktop"),
+        r"field like: 'desktop' is no family above this one",
+    ),
     ("drivers.yml", lambda d: family(d).update(precompiled=[]), r"field precompiled: must be there exactly"),
     ("drivers.yml", lambda d: family(d).update(dkms_module=None), r"field dkms_module: must be there"),
     (
@@ -304,7 +313,7 @@ def test_every_kind_of_row_must_say_who_and_when(data: dict[str, Any], file: str
             else:
                 row[field] = value
             with pytest.raises(CatalogError) as caught:
-                build(spoilt, PCI_IDS)
+                build(spoilt, FEW_PCI_IDS)
             assert says in str(caught.value), (where, field, value)
             assert str(caught.value).startswith(f"{file}: ")
 
@@ -314,7 +323,7 @@ def test_mistakes_are_named(data: dict[str, Any], file: str, spoil: Any, message
     spoilt = copy.deepcopy(data)
     spoil(spoilt[file])
     with pytest.raises(CatalogError, match=message) as caught:
-        build(spoilt, PCI_IDS)
+        build(spoilt, FEW_PCI_IDS)
     assert str(caught.value).startswith(f"{file}:")
     assert "\n" not in str(caught.value)
 
