@@ -30,9 +30,14 @@ FEW_PCI_IDS = "10de  NVIDIA Corporation\n" + "".join(
 )
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def parsed() -> dict[str, Any]:
     return {name: yaml.safe_load((DATA / name).read_text(encoding="utf-8")) for name in module.FILES}
+
+
+@pytest.fixture
+def data(parsed: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(parsed)
 
 
 def rows_with_source(value: Any) -> list[dict[str, Any]]:
