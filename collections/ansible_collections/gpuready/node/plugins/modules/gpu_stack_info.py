@@ -50,7 +50,8 @@ attributes:
 requirements:
   - Python 3.8 or newer on the node, and C(dpkg) and C(apt).
 notes:
-  - Run it as root (C(become)); otherwise Docker, Secure Boot or dockerd's environment may stay unknown.
+  - Run it as root (C(become)); otherwise Docker, Secure Boot, dockerd's environment or who uses the GPU may
+    stay unknown.
 author:
   - gpuready developers
 """
@@ -97,20 +98,53 @@ gpu_stack:
       elements: dict
       sample: [{probe: driver.on_disk, error: modinfo is not installed (package kmod)}]
     host:
-      description: System, kernels, Secure Boot, NVIDIA hardware on the PCI bus, nouveau, initramfs.
+      description:
+        - System, kernels (running, of the next boot, with headers), NVIDIA hardware on the PCI bus, nouveau.
+        - Secure Boot, and DKMS's signing key in C(mok) with whether the firmware trusts it. That is not asked
+          where Secure Boot is off.
+        - In C(initramfs), whether it is older than what blacklists nouveau.
       type: dict
+      sample:
+        secure_boot: false
+        mok: {key: /var/lib/shim-signed/mok/MOK.der, enrolled: null}
+        initramfs: {present: true, tool: /usr/sbin/update-initramfs, stale: false}
     driver:
-      description: Packages, the loaded module, the module on disk, libraries, NVML's devices, DKMS.
+      description:
+        - Packages in Ubuntu's, Debian's and NVIDIA's names, libraries, NVML's devices, DKMS, persistenced and
+          fabric manager, and gpuready's own record.
+        - The module in the kernel and how often it is in use beyond what the driver's modules hold of each
+          other (C(users)); the modules on disk for the running kernel and for the next boot's, by the name
+          that modprobe would load (Debian's C(nvidia-current)).
+        - In C(processes), who holds a device file open, with the container and with the driver's own service
+          that it belongs to.
       type: dict
+      sample:
+        loaded: {version: 580.95.05, flavour: open, modules: [nvidia, nvidia_uvm], users: 1}
+        processes:
+          - {pid: 811, name: python3, files: [/dev/nvidia0], service: null, container: null}
     container_runtime:
-      description: Docker (package, service, daemon.json, what runs), toolkit, CDI, containers with a GPU.
+      description:
+        - Docker (package, service, daemon.json, what runs), toolkit and its own CDI service, CDI
+          specifications, containers with a GPU.
       type: dict
     framework:
       description: Images with their digests, and the endpoints asked for.
       type: dict
     apt:
-      description: Sources, candidates, holds, unattended upgrades, locks.
+      description:
+        - Sources, holds, unattended upgrades, locks, and the file that pins the driver's origin.
+        - The candidates of the chain with the origins of each version and, for a kernel metapackage, the
+          kernel that its candidate is for.
       type: dict
+      sample:
+        candidates:
+          linux-headers-generic:
+            candidate: 5.15.0.160.160
+            installed: 5.15.0.157.157
+            versions: [5.15.0.160.160, 5.15.0.157.157]
+            origins: {5.15.0.160.160: [Ubuntu], 5.15.0.157.157: []}
+            kernel: 5.15.0-160-generic
+        driver_pin: null
     disk:
       description: Total and free space in MiB where GPU stacks need it.
       type: list

@@ -23,7 +23,7 @@ DOCKER = ("docker-ce", "docker.io")
 # What makes up NVIDIA's driver, in Ubuntu's, Debian's and NVIDIA's own package names.
 _DRIVER = re.compile(
     r"^(nvidia-|libnvidia-|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia|cuda-drivers"
-    r"|lib(cuda|cudadebugger|nvcuvid|nvoptix)1(-|$)|libnvsdm|nvlsm$|firmware-nvidia-|glx-alternative-nvidia$)"
+    r"|lib(cuda|cudadebugger|nvcuvid|nvoptix)1(-|$)|libnvsdm|nvlsm$|firmware-nvidia-)"
 )
 # Named alike, but not the driver: the container toolkit, CUDA's developer tools, and what comes with a
 # version of its own for whatever driver there is.
