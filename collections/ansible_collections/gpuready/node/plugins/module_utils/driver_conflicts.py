@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
-from .driver_options import Installed, Node, Option, broken_rules, offer_of, suitable
+from .driver_offers import offer_of
+from .driver_options import Installed, Node, Option, broken_rules, suitable
 from .requirements import (
     DKMS,
     OPEN,
@@ -207,7 +208,7 @@ def theory(catalog: Catalog, pin: str) -> List[Option]:
     pinned = driver_branch(pin) if pin else None
     if pinned is not None:
         numbers.add(pinned)
-    for branch in sorted(numbers):
+    for branch in sorted(numbers, reverse=True):  # most often a new one suits
         for flavour in (OPEN, PROPRIETARY):
             if flavour == OPEN and branch < catalog.open_first:
                 continue
@@ -441,7 +442,11 @@ def unsupported(question: Question) -> Tuple[List[Dict[str, Any]], List[str]]:
 
 
 def _runs_on(catalog: Catalog, workload: Framework, asked: str) -> bool:
-    return Memory.of(catalog).recall("runs on", (id(workload), asked), lambda: runs_on(workload, asked))
+    if catalog.frameworks.get(workload.name) is not workload:
+        return runs_on(workload, asked)
+    return bool(
+        Memory.of(catalog).recall("runs on", (workload.name, asked), lambda: runs_on(workload, asked))
+    )
 
 
 def _unsupported(question: Question, workload: Framework, gpu: Mapping[str, Any]) -> Dict[str, Any]:

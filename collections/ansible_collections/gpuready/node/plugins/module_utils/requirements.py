@@ -220,19 +220,9 @@ def rule_set(
     rejected: Sequence[str] = (),
 ) -> RuleSet:
     """`collect`, remembered: most nodes of a fleet ask the same."""
-    key = (
-        gpu_key(gpus),
-        tuple([workload.name for workload in workloads]),
-        tuple([str(wishes[name]) for name in _WISHES]),
-        secure_boot,
-        mok_enrolled,
-        nvswitches,
-        tuple(rejected),
-    )
-    return Memory.of(catalog).recall(
-        "rules",
-        key,
-        lambda: RuleSet(
+
+    def made() -> RuleSet:
+        return RuleSet(
             collect(
                 gpus,
                 workloads,
@@ -243,8 +233,20 @@ def rule_set(
                 nvswitches=nvswitches,
                 rejected=rejected,
             )
-        ),
+        )
+
+    if any(catalog.frameworks.get(workload.name) is not workload for workload in workloads):
+        return made()  # a name stands for the catalog's workload only
+    key = (
+        gpu_key(gpus),
+        tuple([workload.name for workload in workloads]),
+        tuple([str(wishes[name]) for name in _WISHES]),
+        secure_boot,
+        mok_enrolled,
+        nvswitches,
+        tuple(rejected),
     )
+    return Memory.of(catalog).recall("rules", key, made)
 
 
 class _Collector:

@@ -21,16 +21,9 @@ from .driver_conflicts import (
     not_installable,
     unsupported,
 )
-from .driver_options import (
-    Installed,
-    Node,
-    Offer,
-    Option,
-    broken_rules,
-    installed_on,
-    offer_of,
-    suitable,
-)
+from .driver_installed import installed_on
+from .driver_offers import Offer, finished, offer_of
+from .driver_options import Installed, Node, Option, broken_rules, suitable
 from .requirements import (
     DKMS,
     METAPACKAGE,
@@ -332,6 +325,7 @@ def _choose(result: Resolution, question: Question, offer: Offer, installed: Ins
         else:
             result.conflicts += not_installable(question, everything, listed)
         return result
+    chosen = finished(node, chosen)
     result.option, result.listed = chosen, chosen.version is not None or listed
     result.notes += list(chosen.notes)
     pool = [option for option in everything if option.source is chosen.source]

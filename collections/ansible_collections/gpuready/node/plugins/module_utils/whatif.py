@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import driver_options, requirements, resolver
+from . import driver_offers, driver_options, requirements, resolver
 from .catalog import Catalog, annotate, find_gpu
 from .driver_options import Option
 from .planner import plan as make_plan
@@ -186,7 +186,7 @@ def rejected(
         secure_boot=stack["host"]["secure_boot"],
         nvswitches=len(stack["host"]["nvswitches"]),
     )
-    options = list(driver_options.available(stack, source, catalog, wishes["nvidia_driver_version"]))
+    options = list(driver_offers.available(stack, source, catalog, wishes["nvidia_driver_version"]))
     rows: List[Dict[str, Any]] = []
     while options:
         best = resolver.prefer(options, source, catalog, today)
