@@ -236,7 +236,7 @@ def resolve(
         return result
 
     kept = installed.option
-    if kept and not broken_rules(kept, rules) and _signature_fits(observed, rules):
+    if kept and _is_fine(kept, observed, rules):
         result.option, result.keeps_installed = kept, True
         _explain(result, [kept], [kept], catalog, today, node.listed)
         return result
@@ -276,13 +276,18 @@ def _no_source(node: Node, wishes: Mapping[str, Any]) -> Dict[str, Any]:
     )
 
 
-def _signature_fits(observed: Mapping[str, Any], rules: RuleSet) -> bool:
-    """Under Secure Boot an installed module must be signed (or loaded already, which proves it)."""
-    if rules.having("signed") is None:
+def _is_fine(kept: Option, observed: Mapping[str, Any], rules: RuleSet) -> bool:
+    """Does the installed driver fulfil everything?"""
+    broken = broken_rules(kept, rules)
+    signed = rules.having("signed")
+    if signed is None:
+        return not broken
+    if any(rule is not signed for rule in broken):
+        return False
+    # Under Secure Boot a module that is loaded has proved that its key is trusted.
+    if kept.version and dig(observed, "driver", "loaded", "version") == kept.version:
         return True
-    return dig(observed, "driver", "on_disk", "signed") is not False or bool(
-        dig(observed, "driver", "loaded")
-    )
+    return not broken and dig(observed, "driver", "on_disk", "signed") is not False
 
 
 def _choose(result: Resolution, question: Question, offer: Offer, installed: Installed) -> Resolution:
