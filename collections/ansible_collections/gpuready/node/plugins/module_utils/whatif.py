@@ -154,11 +154,21 @@ def answer(
         "kernel": stack["host"]["kernel"]["running"],
         "workloads": list(names),
         "driver": plan["driver"],
+        "chain": _chain(stack, wished, catalog, today) if plan["driver"] else None,
         "rejected": rejected(stack, wished, plan["driver"], catalog, today),
         "conflicts": conflicts,
         "notes": [note for note in plan["notes"] if note != NO_LISTS and not _elsewhere(note)],
     }
     return result
+
+
+def _chain(
+    stack: Mapping[str, Any], wishes: Mapping[str, Any], catalog: Catalog, today: str
+) -> Optional[str]:
+    """The reasons in one line."""
+    workloads = [framework for name in wishes["gpuready_workloads"] if (framework := catalog.framework(name))]
+    gpus = stack["host"]["gpus"]
+    return resolver.resolve(stack, workloads, wishes, catalog, today=today, gpus=gpus).chain
 
 
 def _elsewhere(note: str) -> bool:
@@ -187,24 +197,28 @@ def rejected(
         nvswitches=len(stack["host"]["nvswitches"]),
     )
     options = list(driver_offers.available(stack, source, catalog, wishes["nvidia_driver_version"]))
-    rows: List[Dict[str, Any]] = []
+    if driver is None and any(all(option.satisfies(rule) for rule in rules) for option in options):
+        return []  # what stands against it is no matter of the driver
+    rows: Dict[int, Dict[str, Any]] = {}
     while options:
         best = resolver.prefer(options, source, catalog, today)
         if best is None or (driver and _is(best, driver)):
             break
-        failed = [rule for rule in rules if not best.satisfies(rule)]
-        if failed and not any(row["branch"] == str(best.branch) for row in rows):
-            rows.append(
-                {
-                    "branch": str(best.branch),
-                    "flavour": best.flavour,
-                    "install": best.install,
-                    "source": source.name,
-                    "fails": [rule.row(False) for rule in failed],
-                }
-            )
+        failed: Dict[Tuple[str, str], requirements.Requirement] = {}
+        for rule in rules:
+            if not best.satisfies(rule):
+                failed.setdefault((rule.kind, rule.value), rule)
+        # Of a branch that one is shown that comes nearest.
+        if failed and (best.branch not in rows or len(failed) < len(rows[best.branch]["fails"])):
+            rows[best.branch] = {
+                "branch": str(best.branch),
+                "flavour": best.flavour,
+                "install": best.install,
+                "source": source.name,
+                "fails": [rule.row(False) for rule in failed.values()],
+            }
         options = [option for option in options if _key(option) != _key(best)]
-    return rows
+    return list(rows.values())
 
 
 def _key(option: Option) -> Tuple[Any, ...]:

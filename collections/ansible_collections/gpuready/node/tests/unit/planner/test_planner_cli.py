@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from gpuready.cli import BAD_QUESTION, CHANGES, CONFLICT, OK, main
-from planner_nodes import FIXTURES
+from observed_nodes import FIXTURES
 
 BARE = str(FIXTURES / "a100-jammy-bare.json")
 CONVERGED = str(FIXTURES / "a100-jammy-converged.json")
@@ -225,6 +225,27 @@ def test_resolve_takes_wishes(capsys: Any) -> None:
         capsys, "--gpu", "B200", "--os", "ubuntu-24.04", "--workloads", "pytorch-2.8", *wish
     )
     assert code == CONFLICT and found["driver"] is None and found["rejected"]
+
+
+def test_resolve_shows_of_each_branch_what_comes_nearest(capsys: Any) -> None:
+    arguments = ["--gpu", "K80", "--os", "ubuntu-26.04", "--workloads", "tensorflow-2.9"]
+    code, found = resolved(capsys, *arguments)
+    assert code == CONFLICT and found["driver"] is None and found["chain"] is None
+    rows = [(row["branch"], row["flavour"], len(row["fails"])) for row in found["rejected"]]
+    assert rows == [("580", "proprietary", 1), ("595", "proprietary", 1), ("610", "proprietary", 1)]
+
+
+def test_resolve_blames_no_driver_for_the_wheel(capsys: Any) -> None:
+    arguments = ["--gpu", "V100", "--os", "ubuntu-24.04", "--workloads", "pytorch-2.13"]
+    code, found = resolved(capsys, *arguments)
+    assert code == CONFLICT and found["rejected"] == []
+    assert [row["id"] for row in found["conflicts"]] == ["framework.gpu_unsupported"]
+
+
+def test_resolve_gives_the_reasons_in_one_line(capsys: Any) -> None:
+    _, found = resolved(capsys, "--gpu", "H100", "--os", "ubuntu-24.04", "--workloads", "pytorch-2.11-cu130")
+    assert found["chain"].startswith("580-server-open: pytorch-2.11-cu130 needs >=580.65.06")
+    assert found["chain"].count("this bound") == 1
 
 
 def test_resolve_of_a_pci_id(capsys: Any) -> None:

@@ -25,8 +25,8 @@ def test_page_is_up_to_date(text: str) -> None:
     assert page == text, "docs/matrix.md is out of date: gpuready matrix --write docs/matrix.md"
 
 
-def test_page_is_the_same_every_day(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert matrix.page(CATALOG) == text and f"as of {CATALOG.checked}" in text
+def test_page_is_of_the_catalogs_day(text: str) -> None:
+    assert f"as of {CATALOG.checked}" in text
 
 
 def section(text: str, gpu: str) -> str:
@@ -90,7 +90,10 @@ def test_workloads_in_few_words() -> None:
     )
 
 
-def test_command_writes_and_checks(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_and_checks(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "page", lambda catalog: text)
     file = tmp_path / "matrix.md"
     assert main(["matrix", "--write", str(file)]) == OK and file.read_text(encoding="utf-8") == text
     assert main(["matrix", "--check", str(file)]) == OK
