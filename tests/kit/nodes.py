@@ -191,7 +191,13 @@ class Node:
 def up_all(wanted: Sequence[dict[str, Any]], *, jobs: int = 3) -> list[Node]:
     """Several bare nodes at once; each entry holds the arguments of :meth:`Node.up`."""
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        return list(pool.map(lambda arguments: Node.up(**arguments), wanted))
+        try:
+            return list(pool.map(lambda arguments: Node.up(**arguments), wanted))
+        except RuntimeError:
+            pool.shutdown(cancel_futures=True)
+            for arguments in wanted:
+                labctl("node-down", arguments["name"], check=False)
+            raise
 
 
 def down_all(nodes: Sequence[Node], *, jobs: int = 3) -> None:
