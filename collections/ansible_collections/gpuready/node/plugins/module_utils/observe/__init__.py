@@ -66,8 +66,9 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
             partial(endpoints.check, endpoint["name"], endpoint["address"], min(3.0, node.timeout)),
         )
 
-    # A command has its own time limit; only NVML's library can hang beyond it.
-    patience = node.timeout * 2 + 1
+    # A command has its own time limit, and no question takes more than three; only NVML's library can hang
+    # beyond it.
+    patience = node.timeout * 3 + 1
 
     def answer(probe: str, name: str, default: Any = None) -> Any:
         return node.attempt(probe, lambda: jobs.result(name, patience), default)

@@ -389,3 +389,45 @@ def test_contract_and_schema_name_the_same_fields():
             "NVIDIA_REQUIRE_CUDA",
             "reload_failed",  # the action plugin's, not the module's
         ), name
+
+
+# Recorded on nodes with NVIDIA's real packages; see the README beside them.
+
+RECORDED = sorted((Path(__file__).parents[7] / "tests" / "fixtures" / "recorded").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[path.stem for path in RECORDED])
+def test_recorded_observation_keeps_the_contract(path):
+    observed = json.loads(path.read_text(encoding="utf-8"))
+    assert schema.complaints(observed) == []
+    assert observed["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "module", "signed"),
+    [
+        ("debian-11-nvidia-470", "470.256.02", "nvidia-current.ko", False),
+        ("debian-13-nvidia-550", "550.163.01", "nvidia-current.ko.xz", True),
+    ],
+)
+def test_debian_s_real_driver_is_told_as_it_is(name, version, module, signed):
+    """Installed and built for the next boot's kernel, and nothing loaded."""
+    path = next(path for path in RECORDED if path.stem == name)
+    observed = json.loads(path.read_text(encoding="utf-8"))
+    kernel, driver = observed["host"]["kernel"], observed["driver"]
+    assert kernel["headers"] == [kernel["next_boot"]] == kernel["installed"]
+    assert driver["on_disk"] is None and driver["loaded"] is None and driver["processes"] == []
+    assert driver["on_disk_next_boot"] == {
+        "version": version,
+        "flavour": "proprietary",
+        "kernel": kernel["next_boot"],
+        "path": f"/lib/modules/{kernel['next_boot']}/updates/dkms/{module}",
+        "signed": signed,
+    }
+    assert driver["userspace"]["version"] == version and driver["userspace"]["nvidia_smi"]
+    assert [row["status"] for row in driver["dkms"]] == ["installed"]
+    assert "couldn't communicate with the NVIDIA driver" in driver["nvml"]["error"]
+    candidates = observed["apt"]["candidates"]
+    assert all(origins == ["Debian"] for origins in candidates["libcuda1"]["origins"].values())
+    assert candidates["linux-headers-cloud-amd64"]["kernel"].endswith("-cloud-amd64")
+    assert observed["host"]["nouveau"]["blacklisted"] and observed["host"]["initramfs"]["stale"] is False
