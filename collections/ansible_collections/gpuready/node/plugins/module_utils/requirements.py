@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass
 from typing import Any, Callable, ClassVar, Dict, Hashable, Iterable, List, Mapping, Optional, Sequence, Tuple
@@ -145,11 +146,13 @@ class Memory:
         return answer
 
 
+@functools.lru_cache(maxsize=256)
 def _sm(name: str) -> Tuple[int, int]:
     digits = name.rpartition("_")[2]
     return int(digits[:-1]), int(digits[-1])
 
 
+@functools.lru_cache(maxsize=256)
 def capability(text: str) -> Tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor or 0)

@@ -654,7 +654,9 @@ def test_golden(case: Case) -> None:
 
 def test_there_are_enough_cases() -> None:
     assert len(CASES) >= 60 and len({case.name for case in CASES}) == len(CASES)
-    rules = "user-version user-branch user-minimum cuda-minor cuda-ga ptx-jit gpu-first-branch gpu-last-branch"
+    rules = (
+        "user-version user-branch user-minimum cuda-minor cuda-ga ptx-jit gpu-first-branch gpu-last-branch"
+    )
     more = "gpu-product open-impossible open-required secure-boot nvswitch rejected"
     assert {case.binds for case in CASES} >= {*rules.split(), *more.split()}
     assert {case.system for case in CASES} == set(KERNELS)
