@@ -1,6 +1,6 @@
 """Write tests/fixtures/observed/*.json: recorded-looking observations of typical and awkward nodes.
 
-`python make_fixtures.py` writes them anew; a test keeps them equal to what this file says.
+`PYTHONPATH=.. python make_fixtures.py` writes them anew; a test keeps them equal to what this file says.
 """
 
 from __future__ import annotations
@@ -8,34 +8,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from typing import Any
 
-from gpuready.catalog import load_catalog
-from gpuready.planner import plan
-from planner_nodes import (
-    FIXTURES,
-    KERNEL,
-    NOBLE_KERNEL,
-    Node,
-    apply,
-    bare,
-    daemon_json,
-    driver_packages,
-    offer,
-)
-
-TODAY = "2026-11-23"
-
-
-def converge(node: Node, **wishes: Any) -> Node:
-    """The node after gpuready has done everything."""
-    for _ in range(4):
-        todo = plan(node, wishes, load_catalog(), host="node", today=TODAY)
-        if todo["status"] == "converged":
-            return node
-        assert todo["status"] == "changes", todo["conflicts"]
-        node = apply(node, todo)
-    raise AssertionError([action["id"] for action in todo["actions"]])
+from applied import converge
+from observed_nodes import FIXTURES, KERNEL, NOBLE_KERNEL, Node, bare, daemon_json, driver_packages, offer
 
 
 def a100_jammy() -> Node:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from applied import converge
 from gpuready.findings import CLUES, first_findings, warnings
-from make_fixtures import converge
-from planner_nodes import Node, bare
+from observed_nodes import Node, bare
 
 
 @pytest.fixture(scope="module")

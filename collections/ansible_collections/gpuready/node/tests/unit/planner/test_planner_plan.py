@@ -10,13 +10,14 @@ from typing import Any
 
 import make_fixtures
 import pytest
+from applied import TODAY, converge
 from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
 from gpuready.plan_framework import pull_reference
 from gpuready.planner import plan
 from gpuready.render import render
-from make_fixtures import SCENARIOS, TODAY, converge
-from planner_nodes import FIXTURES, KERNEL, bare, daemon_json, driver_packages, offer
+from make_fixtures import SCENARIOS
+from observed_nodes import FIXTURES, KERNEL, bare, daemon_json, driver_packages, offer
 
 GOLDEN = Path(__file__).parents[7] / "tests" / "fixtures" / "plans"
 CATALOG = load_catalog()
@@ -121,7 +122,7 @@ def test_table_covers_all_fixtures() -> None:
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_fixture_is_what_its_maker_says(name: str) -> None:
     written = (FIXTURES / f"{name}.json").read_text(encoding="utf-8")
-    assert written == make_fixtures.text_of(name), "run make_fixtures.py beside this file"
+    assert written == make_fixtures.text_of(name), "run make_fixtures.py beside this file with PYTHONPATH=.."
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
@@ -437,14 +438,14 @@ def test_next_boots_kernel_gets_its_modules_too() -> None:
     node, later = bare("20b5"), "5.15.0-160-generic"
     node["host"]["kernel"].update(next_boot=later, installed=[KERNEL, later])
     result = planned(node)
-    assert any(later in note and "without a driver" in note for note in result["notes"])
+    assert any(later in note and note.startswith("CAUTION") for note in result["notes"])
     node["apt"]["candidates"].update(
         {f"linux-modules-nvidia-580-server-open-{later}": offer("5.15.0-160.170")}
     )
     result = planned(node)
     names = [row["name"] for row in result["driver"]["packages"]]
     assert f"linux-modules-nvidia-580-server-open-{later}" in names
-    assert not any("without a driver" in note for note in result["notes"])
+    assert not any("CAUTION" in note for note in result["notes"])
 
 
 def test_unknown_gpu_with_branch_and_flavour_named_is_only_noted() -> None:

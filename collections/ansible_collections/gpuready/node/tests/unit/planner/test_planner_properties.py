@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+from applied import TODAY, apply
 from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
 from gpuready.driver_options import Option
@@ -17,8 +18,8 @@ from gpuready.versions import Version, at_least
 from gpuready.wishes import DEFAULT_WISHES, check
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from make_fixtures import SCENARIOS, TODAY
-from planner_nodes import KERNEL, Node, apply, bare, daemon_json, driver_packages
+from make_fixtures import SCENARIOS
+from observed_nodes import KERNEL, Node, bare, daemon_json, driver_packages
 
 CATALOG = load_catalog()
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from applied import TODAY, apply, converge
 from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
 from gpuready.planner import plan
-from make_fixtures import TODAY, converge
-from planner_nodes import Node, apply, bare, daemon_json
+from observed_nodes import Node, bare, daemon_json
 
 CATALOG = load_catalog()
 WISHES: dict[str, Any] = {

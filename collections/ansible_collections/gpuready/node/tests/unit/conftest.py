@@ -1,0 +1,1 @@
+"""Makes the folder's own helpers (observed_nodes, applied) importable from the tests below."""
