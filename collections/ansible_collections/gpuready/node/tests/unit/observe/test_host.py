@@ -180,7 +180,9 @@ def test_mok_key_may_be_set_in_dkms_s_own_configuration(machine):
     ("said", "rc", "expected"),
     [
         (f"{SHIM} is already enrolled\n", 1, True),
+        (f"{SHIM} is already in db\n", 1, True),
         (f"{SHIM} is already in the built-in trusted keyring\n", 1, True),
+        (f"{SHIM} is already in MokListX\n", 1, False),
         (f"{SHIM} is not enrolled\n", 0, False),
         (f"{SHIM} is already in the enrollment request\n", 1, False),
     ],
