@@ -132,7 +132,13 @@ def reboot_pending() -> Node:
     node = another_driver_loaded()
     node["driver"]["loaded"]["users"] = 2
     node["driver"]["processes"] = [
-        {"pid": 4711, "name": "python3", "files": ["/dev/nvidia0", "/dev/nvidiactl"], "service": None}
+        {
+            "pid": 4711,
+            "name": "python3",
+            "files": ["/dev/nvidia0", "/dev/nvidiactl"],
+            "service": None,
+            "container": None,
+        }
     ]
     return node
 

@@ -13,6 +13,7 @@ import pytest
 from applied import TODAY, converge
 from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
+from gpuready.observe import schema
 from gpuready.plan_framework import pull_reference
 from gpuready.planner import plan
 from gpuready.render import render
@@ -123,6 +124,11 @@ def test_table_covers_all_fixtures() -> None:
 def test_fixture_is_what_its_maker_says(name: str) -> None:
     written = (FIXTURES / f"{name}.json").read_text(encoding="utf-8")
     assert written == make_fixtures.text_of(name), "run make_fixtures.py beside this file with PYTHONPATH=.."
+
+
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_fixture_keeps_the_contract(name: str) -> None:
+    assert schema.complaints(json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
@@ -266,10 +272,10 @@ def test_secure_boot_that_decides_is_what_bound() -> None:
     assert result["driver"]["branch"] == "535" and bound(result) == ["secure-boot"]
 
 
-def test_old_branches_rank_by_kind() -> None:
-    node = bare("20b5", branches={525: "525.147.05-0ubuntu1", 470: "470.256.02-0ubuntu1"})
-    result = planned(node)
-    assert result["driver"]["branch"] == "470"
+def test_of_branches_past_their_end_the_newest_that_was_no_trial() -> None:
+    old = {520: "520.61.05-0ubuntu1", 515: "515.105.01-0ubuntu1", 470: "470.256.02-0ubuntu1"}
+    result = planned(bare("20b5", branches=old))
+    assert result["driver"]["branch"] == "515"
     assert any("past its end of life" in note for note in result["notes"])
 
 
