@@ -2,7 +2,8 @@
 """Measure whole runs on fresh lab nodes and print what they cost. Printed, not asserted.
 
 Use: ``python tests/bench/run.py [--nodes 1] [--json FILE]`` with the lab up. It makes its own nodes
-(gpulab-bench-*) and removes them again.
+(gpulab-bench-*) and removes them again. With ``--paths``: the driver's role alone on every install path, from
+nothing and as a switch.
 
 How each number is taken:
 
@@ -36,8 +37,37 @@ from kit.nodes import Node
 from kit.runs import inventory_file
 
 MODELS = (("a100", "ubuntu-22.04"), ("t4", "ubuntu-24.04"))
+RUNS = (
+    ("cold site.yml", "site.yml"),
+    ("converged site.yml", "site.yml"),
+    ("converged, no verification", "playbooks/provision.yml"),
+    ("plan.yml", "playbooks/plan.yml"),
+)
 IMAGE_TASK = "framework_image : Begin to fetch the images"
 DRIVER_TASK = "nvidia_driver : Install the driver's packages"
+#: Install path: system, wishes of the first run, wishes of the switch.
+PATHS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    "ubuntu, precompiled": (
+        "ubuntu-22.04",
+        {"nvidia_driver_source": "ubuntu"},
+        {"nvidia_driver_source": "ubuntu", "nvidia_driver_branch": "570"},
+    ),
+    "ubuntu, DKMS": (
+        "ubuntu-22.04",
+        {"nvidia_driver_source": "ubuntu", "nvidia_driver_version": "580.82.07"},
+        {"nvidia_driver_source": "ubuntu", "nvidia_driver_version": "535.247.01"},
+    ),
+    "cuda_repo": (
+        "ubuntu-22.04",
+        {"nvidia_driver_source": "cuda_repo", "nvidia_driver_branch": "580"},
+        {"nvidia_driver_source": "cuda_repo", "nvidia_driver_branch": "595"},
+    ),
+    "debian": (
+        "debian-12",
+        {"nvidia_driver_source": "debian"},
+        {"nvidia_driver_source": "debian", "nvidia_driver_flavour": "open"},
+    ),
+}
 
 
 @dataclass
@@ -173,6 +203,20 @@ def measure(what: str, playbook: str, nodes: list[Node], folder: Path, *argument
     return measured
 
 
+def measure_paths(folder: Path) -> list[Measured]:
+    """Every install path on a node of its own: from nothing, then switched."""
+    runs = []
+    for n, (path, (os_, *steps)) in enumerate(PATHS.items(), 1):
+        node = Node.up(f"bench-path-{n}", gpus="a100", os=os_)
+        try:
+            for what, wishes in zip(("from nothing", "switch"), steps, strict=True):
+                variables = json.dumps({"role": "nvidia_driver", **wishes})
+                runs.append(measure(f"{path}: {what}", "playbooks/role.yml", [node], folder, "-e", variables))
+        finally:
+            node.down()
+    return runs
+
+
 def table(runs: list[Measured]) -> str:
     """The numbers, aligned."""
     rows: list[list[Any]] = [["run", "wall s", "node", "modules", "ssh", "apt", "changed", "rc"]]
@@ -196,6 +240,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, default=1, help="how many fresh nodes (default: 1)")
+    parser.add_argument("--paths", action="store_true", help="the driver's install paths instead")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
     runs: list[Measured] = []
@@ -203,14 +248,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gpuready-bench-") as name:
         folder = Path(name)
         try:
-            for n in range(options.nodes):
+            if options.paths:
+                runs += measure_paths(folder)
+            for n in range(0 if options.paths else options.nodes):
                 gpus, os_ = MODELS[n % len(MODELS)]
                 print(f"node {n + 1} of {options.nodes} …", file=sys.stderr, flush=True)
                 nodes.append(Node.up(f"bench-{n + 1}", gpus=gpus, os=os_))
-            runs.append(measure("cold site.yml", "site.yml", nodes, folder))
-            runs.append(measure("converged site.yml", "site.yml", nodes, folder))
-            runs.append(measure("converged, no verification", "playbooks/provision.yml", nodes, folder))
-            runs.append(measure("plan.yml", "playbooks/plan.yml", nodes, folder))
+            for what, playbook in RUNS if nodes else ():
+                runs.append(measure(what, playbook, nodes, folder))
         finally:
             for node in nodes:
                 node.down()

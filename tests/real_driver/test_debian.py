@@ -12,6 +12,15 @@ CORE = ("nvidia-kernel-dkms", "nvidia-smi", "libcuda1", "libnvidia-ml1")
 #: nvpd is the user of nvidia-persistenced, which its postrm keeps; DKMS's signing key may be enrolled by now.
 LEFT_BY_PACKAGES = {"nvpd", "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"}
 
+OWN_SOURCE = "/etc/apt/sources.list.d/owners-choice.sources"
+
+
+def security_source(story: Story) -> str:
+    """NVIDIA's components of the security archive, as an owner would enable them."""
+    lines = story.node.sh("cat /etc/apt/sources.list.d/debian.sources").split("\n\n")
+    (stanza,) = (text for text in lines if "-security\n" in text)
+    return re.sub("(?m)^Components: .*$", "Components: contrib non-free", stanza).strip() + "\n"
+
 
 def upstream(version: str) -> str:
     """535.261.03 of 535.261.03-1."""
@@ -143,11 +152,14 @@ def test_bookworm_builds_the_releases_own_version(bookworm: Story) -> None:
 
 def test_bookworm_upgrades_to_the_security_teams_version(bookworm: Story) -> None:
     newest, oldest = (bookworm.offered("nvidia-smi")[index] for index in (0, -1))
-    if newest == oldest:
-        # The security team's driver is gone from the archive, or has become the release's.
-        return
-    document = bookworm.look(nvidia_driver_version=newest)
-    assert document["plan"]["driver"]["change"] == "upgrade"
+    assert newest != oldest, "Debian's security archive has no driver any more: drop this test"
+    # gpuready enables the archive's components; those of the security archive are the owner's choice.
+    bookworm.node.write(OWN_SOURCE, security_source(bookworm))
+    bookworm.node.sh("apt-get --quiet update")
+    plan = bookworm.look()["plan"]
+    assert plan["driver"]["keeps_installed"], "what is installed suits: it stays"
+    plan = bookworm.look(nvidia_driver_version=newest)["plan"]
+    assert (plan["driver"]["change"], plan["driver"]["package_version"]) == ("upgrade", newest)
     run = bookworm.apply(f"upgrade to {newest} (DKMS builds)", nvidia_driver_version=newest)
     assert run.rc == 0, run.output
     bookworm.wishes["nvidia_driver_version"] = newest
@@ -159,7 +171,25 @@ def test_bookworm_upgrades_to_the_security_teams_version(bookworm: Story) -> Non
     assert upstream(oldest) not in bookworm.node.sh("dkms status")
 
 
+def test_bookworm_says_after_the_reboot_that_the_module_does_not_load(bookworm: Story) -> None:
+    bookworm.node.reboot()
+    bookworm.node.sh("systemctl reset-failed")
+    document = bookworm.look()
+    host, driver = document["gpu_stack"]["host"], document["gpu_stack"]["driver"]
+    assert host["kernel"]["running"] == bookworm.kernel
+    assert driver["on_disk"]["kernel"] == bookworm.kernel
+    assert driver["loaded"] is None
+    assert not document["plan"]["reboot"]["needed"]
+    action(document, "driver.load")
+    # The real modprobe, the real module, and a kernel that will not have it: the node may not load modules.
+    run = bookworm.apply("load the module, in vain")
+    assert run.rc != 0
+    assert "Operation not permitted" in run.said, run.output
+    assert bookworm.look()["gpu_stack"]["driver"]["loaded"] is None
+
+
 def test_bookworm_is_as_it_was_after_the_removal(bookworm: Story) -> None:
+    bookworm.node.sh(f"rm -f {OWN_SOURCE}")
     check_removed(bookworm)
 
 
@@ -180,3 +210,34 @@ def test_bullseye_builds_470(bullseye: Story) -> None:
 
 def test_bullseye_is_as_it_was_after_the_removal(bullseye: Story) -> None:
     check_removed(bullseye)
+
+
+# --- Debian 13 ----------------------------------------------------------------------------------------------
+
+
+def test_trixie_plans_a_build_for_the_next_boot(trixie: Story) -> None:
+    check_bare(trixie, "550")
+
+
+def test_trixie_tells_whether_the_open_module_was_built(trixie: Story) -> None:
+    """550.163.01-2 does not compile for 6.12.117, the security archive's kernel; that may be repaired."""
+    trixie.wishes["nvidia_driver_flavour"] = "open"
+    run = trixie.apply("install open modules (DKMS tries)")
+    if trixie.module(trixie.kernel):
+        assert run.rc == 0, run.output
+        check_installed(trixie, trixie.offered("nvidia-smi")[0], flavour="open")
+        return
+    assert run.rc != 0
+    assert "/make.log: " in run.said and " error: " in run.said, "the compiler's own words are missing"
+    assert "DKMS" in run.said
+    document = trixie.look()
+    observed, plan = document["gpu_stack"]["driver"], document["plan"]
+    status = {package["name"]: package["status"] for package in observed["packages"]}
+    assert status["nvidia-open-kernel-dkms"] == "half-configured"
+    assert observed["on_disk_next_boot"] is None
+    assert [row["status"] for row in observed["dkms"]] == ["added"]
+    assert plan["status"] != "converged"
+
+
+def test_trixie_is_as_it_was_after_the_removal(trixie: Story) -> None:
+    check_removed(trixie)

@@ -1,8 +1,9 @@
 """Debian nodes for NVIDIA's real driver: a snapshot of Debian's real archives, and nodes that use it.
 
 Real: every package, byte for byte, with the archive's own index entries and paths; apt, dpkg, DKMS, the
-compiler, Debian's kernels and headers, modprobe, update-initramfs. Simulated: the GPU on the node's PCI bus,
-and the snapshot's signature (the lab's key, because it signs only the part of the archive that was fetched).
+compiler, Debian's kernels and headers, modprobe, update-initramfs. Simulated: the GPU on the node's PCI bus;
+the name of the kernel that runs (a node runs on this machine's); and the snapshot's signature (the lab's key,
+because it signs only the part of the archive that was fetched).
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ RELEASES: dict[str, Release] = {
         "12",
         ("main", "contrib", "non-free", "non-free-firmware"),
         # The security team's driver is newer; the open modules exist in the release's own version only.
-        (Wanted(DRIVER + KERNEL), Wanted((*DRIVER, "nvidia-open-kernel-dkms"), FAMILY, "bookworm")),
+        # Where only contrib and non-free of the release are enabled, theirs must do for themselves.
+        (Wanted(DRIVER + KERNEL), Wanted((*DRIVER, "nvidia-open-kernel-dkms"), ("*",), "bookworm")),
     ),
     "trixie": Release(
         "debian-13",
@@ -334,7 +336,11 @@ def sources(codename: str) -> str:
 
 
 def node_up(name: str, codename: str, gpus: tuple[str, ...]) -> nodes.Node:
-    """A Debian node with real kernel tools, Debian's kernel for its next boot, and the snapshot's apt."""
+    """A Debian node with real kernel tools, Debian's kernel for its next boot, and the snapshot's apt.
+
+    It runs under the name of the lab's simulated kernel, which has no headers anywhere: as a machine whose
+    kernel has left the archive, and that has not yet been booted into the newer one.
+    """
     release = RELEASES[codename]
     hardware: dict[str, Any] = {
         **nodes.hardware_profile(release.os, gpus, None),
@@ -351,8 +357,7 @@ def node_up(name: str, codename: str, gpus: tuple[str, ...]) -> nodes.Node:
         "etc/apt/sources.list.d/debian.sources": (0o644, sources(codename).encode()),
         KEYRING.lstrip("/"): (0o644, keyring.read_bytes()),
     }
-    # /boot names the kernel that runs, which is this machine's; a Debian node boots what Debian installs.
-    inside(docker, node, "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /boot/*", "clearing")
+    inside(docker, node, "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*", "clearing")
     rootfs.copy_in(docker, node.name, rootfs.overlay([], files))
     inside(docker, node, "apt-get --quiet update", "fetching the package lists")
     install(docker, node, "linux-image-cloud-amd64")
