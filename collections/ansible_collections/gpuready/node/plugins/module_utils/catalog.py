@@ -470,8 +470,9 @@ def _wheels(top: _Row) -> List[Tuple[Framework, _Row]]:
     for row in top.rows("wheels", "release"):
         framework, release = row.text("framework"), row.text("release")
         default = row.text("default")
-        for field in ("default_basis", "python_basis"):
-            row.basis(field)
+        for field in ("default", "python"):
+            row.text("%s_source" % field)
+            row.basis("%s_basis" % field)
         name = "%s-%s" % (framework, release)
         variants = row.get("variants", dict)
         if default not in variants:

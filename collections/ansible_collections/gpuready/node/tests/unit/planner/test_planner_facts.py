@@ -51,19 +51,19 @@ PYTORCH = """
 1.12  cu102 cu113 cu116              cu102  3.7-3.10
 1.13  cu116 cu117                    cu117  3.7-3.10
 2.0   cu117 cu118                    cu117  3.8-3.11
-2.1   cu118 cu121                    cu121  -
-2.2   cu118 cu121                    cu121  -
-2.3   cu118 cu121                    cu121  -
-2.4   cu118 cu121 cu124              cu121  -
-2.5   cu118 cu121 cu124              cu124  -
-2.6   cu118 cu124 cu126              cu124  -
-2.7   cu118 cu126 cu128              cu126  -
-2.8   cu126 cu128 cu129              cu128  -
-2.9   cu126 cu128 cu129 cu130        cu128  -
-2.10  cu126 cu128 cu129 cu130        cu128  -
-2.11  cu126 cu128 cu129 cu130        cu130  -
-2.12  cu126 cu129 cu130 cu132        cu130  -
-2.13  cu126 cu129 cu130 cu132        cu130  -
+2.1   cu118 cu121                    cu121  3.8-3.11
+2.2   cu118 cu121                    cu121  3.8-3.12
+2.3   cu118 cu121                    cu121  3.8-3.12
+2.4   cu118 cu121 cu124              cu121  3.8-3.12
+2.5   cu118 cu121 cu124              cu124  3.9-3.13
+2.6   cu118 cu124 cu126              cu124  3.9-3.13
+2.7   cu118 cu126 cu128              cu126  3.9-3.13
+2.8   cu126 cu128 cu129              cu128  3.9-3.13
+2.9   cu126 cu128 cu129 cu130        cu128  3.10-3.14
+2.10  cu126 cu128 cu129 cu130        cu128  3.10-3.14
+2.11  cu126 cu128 cu129 cu130        cu130  3.10-3.14
+2.12  cu126 cu129 cu130 cu132        cu130  3.10-3.14
+2.13  cu126 cu129 cu130 cu132        cu130  3.10-3.14
 """
 
 
@@ -213,7 +213,7 @@ def test_pytorch_wheels(line: str) -> None:
     assert [variant for variant, row in rows.items() if row.aliases] == [default]
     for variant, row in rows.items():
         assert row.cuda == f"{variant[2:-1]}.{variant[-1]}" and row.image is None
-        assert python in ("-", row.wheel_python)
+        assert row.wheel_python == python
 
 
 TO_86 = "37 50 60 70 75 80 86"
@@ -255,6 +255,10 @@ def test_pytorch_architectures(names: str, archs: str) -> None:
         ("2.7-cu118", "9.1.0.70"),
         ("2.7-cu128", "9.7.1.26"),
         ("2.8-cu129", "9.10.2.21"),
+        ("2.9-cu128", "9.10.2.21"),
+        ("2.10-cu128", "9.10.2.21"),
+        ("2.12-cu130", "9.20.0.48"),
+        ("2.13-cu130", "9.20.0.48"),
         ("2.9-cu130", "9.13.0.50"),
         ("2.10-cu130", "9.15.1.9"),
         ("2.11-cu130", "9.19.0.56"),
