@@ -100,16 +100,17 @@ def chain(name: str, because: Sequence[Mapping[str, Any]]) -> str:
     return "%s: %s" % (name, "; ".join(parts) or "nothing is demanded")
 
 
-def _support_rank(branch: int, catalog: Catalog, today: str) -> int:
+_KIND_RANKS = {"long_term": 0, "production": 1, "new_feature": 2, "developer": 3}
+_NOT_KNOWN, _PAST = 4, 5
+
+
+def _support_ranks(branch: int, catalog: Catalog, today: str) -> Tuple[int, int]:
+    """(how well a branch is supported, its kind); the lower the better."""
     entry = catalog.branches.get(branch)
     if entry is None:
-        return 7
-    supported = entry.supported_on(today)
-    if supported:
-        return {"long_term": 0, "production": 1, "new_feature": 2, "developer": 3}[entry.kind]
-    if supported is None:
-        return 4
-    return {"long_term": 5, "production": 6}.get(entry.kind, 7)
+        return _PAST + 1, 0
+    kind, supported = _KIND_RANKS[entry.kind], entry.supported_on(today)
+    return (kind if supported else _NOT_KNOWN if supported is None else _PAST), min(kind, 2)
 
 
 # The ladder of ways: the module of the running kernel, ready-made before built; then the next boot's kernel.
@@ -150,18 +151,22 @@ class Preference:
     flavour: Optional[str] = None  # the one to stay with
     version: Optional[str] = None  # the package version to stay with
     reboot_allowed: bool = True
-    ranks: Dict[int, int] = field(default_factory=dict)
+    ranks: Dict[int, Tuple[int, int]] = field(default_factory=dict)
 
     def key(self, option: Option) -> Tuple[Any, ...]:
         branch = option.branch
-        rank = self.ranks.get(branch)
-        if rank is None:
-            rank = self.ranks[branch] = _support_rank(branch, self.catalog, self.today)
+        ranks = self.ranks.get(branch)
+        if ranks is None:
+            ranks = self.ranks[branch] = _support_ranks(branch, self.catalog, self.today)
+        rank, kind = ranks
         wanted = self.flavour or (OPEN if branch >= self.catalog.open_default else PROPRIETARY)
         families = option.source.families if option.source else ()
         place = next((i for i, family in enumerate(families) if family is option.family), 0)
+        # Past its end no branch is NVIDIA's any more: what the distribution itself prefers goes first.
+        past = (place, kind) if rank == _PAST else ()
         return (
             rank,
+            past,
             -branch,
             option.reboot and not self.reboot_allowed,
             # A driver that the next boot loses is the last choice within its branch.

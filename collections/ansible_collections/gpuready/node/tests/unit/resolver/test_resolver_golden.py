@@ -249,16 +249,29 @@ CASES = [
         exact=True,
     ),
     Case("debian12-k80-tesla-470", "K80", "debian-12", "470 470.256.02", "gpu-last-branch", install="dkms"),
-    Case("debian13-h100", "H100", "debian-13", "535 535.274.02", "gpu-first-branch", install="dkms"),
-    Case("debian13-gh200-open", "GH200", "debian-13", "550-open 550.163.01", "open-required", install="dkms"),
+    Case("debian13-h100", "H100", "debian-13", "550 550.163.01", "gpu-first-branch", install="dkms"),
+    Case(
+        "debian13-gh200-open", "GH200", "debian-13", "550-open 550.163.01", "gpu-first-branch", install="dkms"
+    ),
     Case(
         "debian13-torch-cu126-jit-free",
         "L4",
         "debian-13",
-        "535 535.274.02",
+        "550 550.163.01",
         "cuda-minor",
         "pytorch-2.11-cu126",
         install="dkms",
+    ),
+    Case(
+        "gh200-has-open-modules-of-the-older-branch-only",
+        "GH200",
+        "ubuntu-24.04",
+        "570-server-open 570.195.03",
+        "open-required",
+        archive=[
+            ubuntu("580.95.05-0ubuntu0.24.04.1", K24, flavours=("proprietary",)),
+            ubuntu("570.195.03-0ubuntu0.24.04.1", K24),
+        ],
     ),
     # NVIDIA's CUDA repository.
     Case(

@@ -25,6 +25,14 @@ NEXT = {"ubuntu-22.04": "5.15.0-160-generic", "debian-12": "6.1.0-50-amd64"}
 NEWER = {"ubuntu-22.04": "5.15.0-161-generic", "debian-12": "6.1.0-51-amd64"}
 NUMBERS = [470, 535, 550, 570, 580, 590, 595, 610]
 GPUS = ["T4", "V100", "A100", "H100", "GH200", "B200", "L4", "P100", "K80"]
+PAIRS = [
+    ["T4", "A100"],
+    ["V100", "A100"],
+    ["P100", "B200"],
+    ["K80", "H100"],
+    ["A100", "B200"],
+    ["L4", "V100"],
+]
 WORKLOADS = [
     "tensorflow-2.9",
     "tensorflow-2.4",
@@ -40,7 +48,7 @@ WORKLOADS = [
 @st.composite
 def catalogs(draw: st.DrawFn) -> Catalog:
     """The real one with other facts: branches and their ends, what architectures and wheels need."""
-    numbers = draw(st.lists(st.sampled_from(NUMBERS), min_size=2, unique=True))
+    numbers = draw(st.lists(st.sampled_from(NUMBERS), min_size=4, unique=True))
     branches = {}
     for number in sorted(numbers):
         kind = draw(st.sampled_from(["long_term", "production", "new_feature", "developer"]))
@@ -48,12 +56,15 @@ def catalogs(draw: st.DrawFn) -> Catalog:
         branches[number] = Branch(
             number, kind, end, "12.0", "x", "read", *(["2026-10"] * (len(Branch.__dataclass_fields__) - 6))
         )
-    architectures = {}
-    for name, row in CATALOG.architectures.items():
-        first = draw(st.sampled_from([None, row.first_branch, 535, 570]))
-        last = draw(st.sampled_from([None, row.last_branch, row.last_branch, 580]))
-        taken = draw(st.sampled_from([row.open_modules, "optional", "impossible", "required"]))
-        architectures[name] = replace(row, first_branch=first, last_branch=last, open_modules=taken)
+    architectures = dict(CATALOG.architectures)
+    for name in draw(st.lists(st.sampled_from(sorted(architectures)), max_size=3, unique=True)):
+        row = architectures[name]
+        architectures[name] = replace(
+            row,
+            first_branch=draw(st.sampled_from([None, 535, 570])),
+            last_branch=draw(st.sampled_from([None, row.last_branch, 580])),
+            open_modules=draw(st.sampled_from(["optional", "impossible", "required"])),
+        )
     return replace(
         CATALOG,
         branches=branches,
@@ -65,7 +76,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 def _versions(draw: st.DrawFn, branch: int, suffix: str) -> list[str]:
     small = draw(
-        st.lists(st.sampled_from(["42.01", "65.06", "95.05", "133.20"]), min_size=1, max_size=2, unique=True)
+        st.lists(st.sampled_from(["95.05", "65.06", "133.20", "42.01"]), min_size=1, max_size=2, unique=True)
     )
     return [f"{branch}.{part}{suffix}" for part in small]
 
@@ -75,9 +86,18 @@ def offers(draw: st.DrawFn, system: str, catalog: Catalog) -> list[Offer]:
     running = KERNELS[system]
     found = []
     os_id, _, release = system.partition("-")
-    for _ in range(draw(st.integers(0, 4))):
-        source = draw(st.sampled_from(list(catalog.sources_for(os_id, release))))
-        family = draw(st.sampled_from(source.families))
+    own, *others = catalog.sources_for(os_id, release)
+    if draw(st.sampled_from([True, True, True, True, False])):
+        # Most archives have something that fits.
+        branch = draw(st.sampled_from([n for n in reversed(catalog.branches) if own.families[0].names(n)]))
+        suffix = {"Ubuntu": "-0ubuntu0.22.04.1", "Debian": "-1~deb12u1"}[own.origin]
+        modules = draw(st.sampled_from([[running], [running, NEXT[system]]]))
+        found.append(
+            Offer(own.name, own.families[0].family, _versions(draw, branch, suffix), modules=modules)
+        )
+    for _ in range(draw(st.sampled_from([0, 1, 2, 2, 3, 4]))):
+        source = draw(st.sampled_from([own, own, *others]))
+        family = draw(st.sampled_from([source.families[0], *source.families]))
         possible = [number for number in catalog.branches if family.names(number)]
         if not possible:
             continue
@@ -87,7 +107,7 @@ def offers(draw: st.DrawFn, system: str, catalog: Catalog) -> list[Offer]:
         else:
             some = draw(st.lists(st.sampled_from(possible), min_size=1, max_size=2, unique=True))
             versions = [version for branch in some for version in _versions(draw, branch, suffix)]
-        modules = draw(st.lists(st.sampled_from([running, NEXT[system]]), unique=True))
+        modules = draw(st.sampled_from([[], [running], [running, NEXT[system]], [NEXT[system]]]))
         metapackage = draw(st.sampled_from([None, None, running, NEXT[system], NEWER[system]]))
         found.append(
             Offer(
@@ -96,9 +116,9 @@ def offers(draw: st.DrawFn, system: str, catalog: Catalog) -> list[Offer]:
                 versions,
                 modules=modules if family.kernel_modules else [],
                 metapackage=metapackage,
-                flavours=draw(st.sampled_from([("open", "proprietary"), ("open",), ("proprietary",)])),
-                dkms=draw(st.booleans()),
-                fabric=draw(st.booleans()),
+                flavours=draw(st.sampled_from([("open", "proprietary")] * 3 + [("open",), ("proprietary",)])),
+                dkms=draw(st.sampled_from([True, True, False])),
+                fabric=draw(st.sampled_from([True, True, False])),
             )
         )
     return found
@@ -125,12 +145,12 @@ def questions(draw: st.DrawFn, auto: bool = False, installed: bool = True) -> As
 
     def seen() -> Node:
         return node(
-            ",".join(draw(st.lists(st.sampled_from(GPUS), min_size=1, max_size=2))),
+            ",".join(draw(st.sampled_from([[gpu] for gpu in GPUS] * 2 + PAIRS))),
             system,
             draw(offers(system, catalog)),
             next_boot=draw(st.sampled_from(kernels)),
-            headers=draw(st.lists(st.sampled_from(kernels), unique=True)),
-            secure_boot=draw(st.sampled_from([False, False, None, True])),
+            headers=draw(st.sampled_from([kernels, kernels, kernels[:1], kernels[1:], []])),
+            secure_boot=draw(st.sampled_from([False, False, False, None, True])),
             mok=draw(st.sampled_from([None, False, True])),
             nvswitches=draw(st.sampled_from([0, 0, 0, 2])),
             rejected=draw(st.sampled_from([None, None, ["580.95.05"], ["535.65.06"]])),
@@ -163,7 +183,8 @@ def questions(draw: st.DrawFn, auto: bool = False, installed: bool = True) -> As
     if not auto:
         branch = st.sampled_from(["auto", "auto", *map(str, catalog.branches)])
         wishes = draw(
-            st.fixed_dictionaries(
+            st.just({})
+            | st.fixed_dictionaries(
                 {},
                 optional={
                     "branch": branch,
@@ -174,8 +195,10 @@ def questions(draw: st.DrawFn, auto: bool = False, installed: bool = True) -> As
                 },
             )
         )
-    wishes["min_version"] = draw(st.sampled_from(["", "", "460.27", "570.26", "580.65.06"]))
-    workloads = ",".join(draw(st.lists(st.sampled_from(WORKLOADS), max_size=2, unique=True)))
+    wishes["min_version"] = draw(st.sampled_from(["", "", "", "460.27", "570.26", "580.65.06"]))
+    workloads = ",".join(
+        draw(st.sampled_from([[], [], *[[name] for name in WORKLOADS], WORKLOADS[:1] + WORKLOADS[-1:]]))
+    )
     return Asked(catalog, observed, workloads, wishes)
 
 
