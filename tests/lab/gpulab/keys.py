@@ -93,6 +93,12 @@ def fingerprint(archive: str) -> str:
     return (gpg_home(archive) / "fingerprint").read_text().strip()
 
 
+def stop_agents() -> None:
+    """Each home's agent would stay for ever, and with it two of the few inotify instances that root has."""
+    for archive in ARCHIVES:
+        run(["gpgconf", "--homedir", gpg_home(archive), "--kill", "gpg-agent"], what="stopping a gpg-agent")
+
+
 def public_key(archive: str) -> str:
     """The armoured public key."""
     return output([*gpg(gpg_home(archive)), "--armor", "--export"])

@@ -268,12 +268,21 @@ def up(*, bare: bool = False) -> None:
             )
         run_steps(steps, logs=settings.home() / "logs")
         write_dot_lab(builder.engine)
+        drop_old_node_images(builder.engine)
         # What this start replaced; images that a container still uses stay.
         builder.engine.out("image", "prune", "--force", "--filter", f"label={settings.LABEL}=1")
     print(
         f"The lab is up after {time.monotonic() - started:.0f} s: "
         f"{', '.join(node.name for node in nodes.all_nodes(builder.engine))}."
     )
+
+
+def drop_old_node_images(docker: Docker) -> None:
+    """Node images under names that this version of the lab does not make any more."""
+    known = {nodes.node_image(os_) for os_ in settings.OSES.values()}
+    names = docker.out("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{settings.PREFIX}-node").split()
+    for name in set(names) - known:
+        docker.ask("image", "rm", name)  # in use by a node of an older version: the next start tries again
 
 
 def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:

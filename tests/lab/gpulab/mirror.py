@@ -73,6 +73,7 @@ def ensure(suites: Mapping[str, str], simulated: Path) -> str:
             cuda_archive(fresh / prefix / directory.name / "x86_64", debs, key)
     for distribution in ("ubuntu", "debian"):
         keys.export_public(distribution, fresh / f"{distribution}-keyring.gpg")
+    keys.stop_agents()
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     link = root() / "current.new"

@@ -260,3 +260,45 @@ def test_every_model_is_known_to_the_libraries(machine: Machine, libraries: Call
     seen = Driver(machine, libraries("595.71.05")).nvml()["devices"]
     assert [device["name"] for device in seen] == [model["name"] for model in models.values()]
     assert [".".join(map(str, device["cc"])) for device in seen] == [model["sm"] for model in models.values()]
+
+
+def test_who_uses_the_driver_holds_its_device_files(driver: Driver) -> None:
+    """NVML until it is shut down, CUDA until the process ends, as on a real machine."""
+    code = f"""
+import ctypes, os
+def held():
+    links = [os.readlink("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd") if name.isdigit()
+             and os.path.islink("/proc/self/fd/" + name)]
+    return sorted(os.path.basename(link) for link in links if "/dev/nvidia" in link)
+ml = ctypes.CDLL({str(driver.directory / "libnvidia-ml.so.1")!r})
+ml.nvmlInit_v2(); ml.nvmlInit_v2()
+print(held())
+ml.nvmlShutdown(); print(len(held()))
+ml.nvmlShutdown(); print(held())
+ctypes.CDLL({str(driver.directory / "libcuda.so.1")!r}).cuInit(0)
+print(held())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "['nvidia0', 'nvidia1', 'nvidiactl']",
+        "3",
+        "[]",
+        "['nvidia-uvm', 'nvidia0', 'nvidia1', 'nvidiactl']",
+    ]
+
+
+def test_fabric_manager_of_another_version_refuses(driver: Driver, tmp_path: Path) -> None:
+    driver.machine.profile["nvswitches"] = 1
+    driver.machine.boot()
+    binaries.generated_includes(tmp_path)
+    program = tmp_path / "nv-fabricmanager"
+    root = f'-DSIM_ROOT="{driver.machine.root}"'
+    binaries.build_program("daemon.c", program, tmp_path, '-DNAME="nvidia-fabricmanager"', "-DFABRIC", root)
+    program.write_bytes(binaries.brand(program.read_bytes(), binaries.DRIVERS["580.82.07"]))
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "fabric manager NVIDIA GPU driver interface version 580.82.07 don't match with driver version "
+        "580.95.05. "
+        "Please update with matching NVIDIA driver package.\n"
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import importlib.util
 
+import binaries
 import pytest
 from machine import KERNEL, Machine
 
@@ -324,3 +326,150 @@ def test_unknown_kernel_tools_are_refused(machine: Machine) -> None:
     done = machine.run("boot")
     assert done.rc != 0
     assert "kernel_tools 'fake'" in done.err
+
+
+# -------------------------------------------------------------- a driver that changes while the machine runs
+
+
+def hold(machine: Machine, *names: str) -> None:
+    """A process that has device files open."""
+    table = machine.root / "proc/4711/fd"
+    table.mkdir(parents=True)
+    for number, name in enumerate(names):
+        (table / str(number)).symlink_to(machine.root / "dev" / name)
+
+
+def test_modules_are_reloaded_with_another_version(machine: Machine) -> None:
+    machine.install("580.82.07")
+    machine.boot()
+    machine.install("580.95.05")
+    assert machine.run("modprobe", "-r", "nvidia_uvm", "nvidia_modeset", "nvidia").rc == 0
+    assert machine.read(VERSION_FILE) == ""
+    assert machine.run("modprobe", "nvidia").rc == 0
+    assert machine.read("sys/module/nvidia/version") == "580.95.05\n"
+    assert machine.read("sys/module/nvidia_uvm/version") == "580.95.05\n", "udev brings it back"
+
+
+def test_modprobe_removes_what_nobody_needs_any_more(machine: Machine) -> None:
+    machine.install(udev=False)
+    machine.boot()
+    machine.run("modprobe", "nvidia-uvm")
+    assert machine.run("modprobe", "-r", "nvidia_uvm").rc == 0
+    assert machine.read(VERSION_FILE) == ""
+
+
+def test_process_with_an_open_device_keeps_the_module(machine: Machine) -> None:
+    machine.install(udev=False)
+    machine.boot()
+    machine.run("modprobe", "nvidia-uvm")
+    hold(machine, "nvidia0", "nvidiactl", "nvidia-uvm")
+    done = machine.run("modprobe", "-r", "nvidia_uvm", "nvidia")
+    assert (done.rc, done.err) == (
+        1,
+        "modprobe: FATAL: Module nvidia_uvm is in use.\n"
+        "modprobe: FATAL: Module nvidia is in use by: nvidia_uvm.\n",
+    )
+    assert machine.read(VERSION_FILE)
+    (machine.root / "proc/4711/fd/2").unlink()
+    assert machine.run("rmmod", "nvidia_uvm").rc == 0
+    assert machine.read("sys/module/nvidia/refcnt") == "2\n"
+    assert machine.run("rmmod", "nvidia").err == "rmmod: ERROR: Module nvidia is in use\n"
+
+
+def test_fault_of_one_version_only(machine: Machine) -> None:
+    machine.install("580.95.05")
+    machine.boot(cuda_error_for_version={"580.95.05": 999})
+    assert "SimulatedFault: cuda_init=999\n" in machine.read("proc/driver/nvidia/registry")
+    machine.install("580.82.07")
+    machine.boot()
+    assert machine.read("proc/driver/nvidia/registry") == 'Binary: ""\n'
+
+
+def test_b200_needs_a_certain_release_of_its_branch(machine: Machine) -> None:
+    hardware = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader(
+            "hardware",
+            importlib.machinery.SourceFileLoader("hardware", str(machine.program)),
+        )
+    )
+    hardware.__loader__.exec_module(hardware)
+    b200 = {**binaries.load_models()["b200"], "pci": "0000:3b:00.0"}
+    assert hardware.judge(b200, 570, "open", "570.86.15")[0] is False
+    assert hardware.judge(b200, 570, "open", "570.133.20")[:2] == (True, True)
+    assert hardware.judge(b200, 570, "proprietary", "570.195.03")[:2] == (True, False)
+
+
+# ---------------------------------------------------------------- Debian's names
+
+
+DEBIAN = "install nvidia modprobe -i nvidia-current $CMDLINE_OPTS\n" + "".join(
+    f"install nvidia-{part} modprobe {needs} ; modprobe -i nvidia-current-{part} $CMDLINE_OPTS\n"
+    for part, needs in (("modeset", "nvidia"), ("drm", "nvidia-modeset"), ("uvm", "nvidia"))
+)
+REMOVE = "remove nvidia modprobe -r -i nvidia-drm nvidia-modeset nvidia-peermem nvidia-uvm nvidia\n"
+
+
+def test_debians_renamed_modules_have_their_usual_names_in_the_kernel(machine: Machine) -> None:
+    machine.install("535.274.02", "proprietary", udev=False)
+    modules = machine.root / "lib/modules" / KERNEL
+    for path in modules.rglob("nvidia*.ko"):
+        path.rename(path.with_name(path.name.replace("nvidia", "nvidia-current", 1)))
+    dep = modules / "modules.dep"
+    dep.write_text(
+        dep.read_text().replace("/nvidia.ko", "/nvidia-current.ko").replace("/nvidia-", "/nvidia-current-")
+    )
+    dep.write_text(
+        dep.read_text()
+        .replace("current-current", "current")
+        .replace("kernel/nvidia-current-5", "kernel/nvidia-5")
+    )
+    machine.boot()
+    done = machine.run("modprobe", "nvidia")
+    assert done.err == f"modprobe: FATAL: Module nvidia not found in directory /lib/modules/{KERNEL}\n"
+    machine.write("etc/modprobe.d/nvidia.conf", DEBIAN + REMOVE)
+    machine.write("etc/modules-load.d/nvidia.conf", "nvidia-drm\n")
+    machine.boot()
+    assert machine.read("sys/module/nvidia/version") == "535.274.02\n"
+    assert sorted(path.name for path in (machine.root / "sys/module").iterdir()) == [
+        "nvidia",
+        "nvidia_drm",
+        "nvidia_modeset",
+    ], "modules-load brings nvidia-drm and what it needs; uvm comes with its first user"
+    assert machine.run("modprobe", "nvidia-uvm").rc == 0
+    assert machine.run("modprobe", "-r", "nvidia").rc == 0, "the remove line names them all"
+    assert not list((machine.root / "sys/module").iterdir())
+    assert machine.run("modprobe", "nvidia-current").rc == 0
+    assert machine.read("sys/module/nvidia/version") == "535.274.02\n"
+
+
+# ---------------------------------------------------------------- Secure Boot and the owner's key
+
+
+def test_key_is_trusted_from_the_boot_after_its_enrolment(machine: Machine) -> None:
+    certificate = b"SIMULATED certificate of this machine"
+    machine.install(signed=False)
+    for path in (machine.root / "lib/modules").rglob("*.ko"):
+        key_id = hashlib.sha1(certificate).digest()
+        path.write_bytes(path.read_bytes() + binaries.signature(b"DKMS module signing key", key_id))
+    machine.boot(secure_boot=True)
+    done = machine.run("modprobe", "nvidia")
+    assert (done.rc, done.err) == (
+        1,
+        "modprobe: ERROR: could not insert 'nvidia': Key was rejected by service\n",
+    )
+    assert "Loading of module with unavailable key is rejected" in machine.read("run/gpulab/kmsg")
+    (machine.root / "etc/gpulab/mok/new").mkdir(parents=True)
+    (machine.root / "etc/gpulab/mok/new/key.der").write_bytes(certificate)
+    assert machine.run("mok-manager").rc == 0
+    assert machine.run("modprobe", "nvidia").rc == 1, "the firmware tells the kernel at the next boot"
+    machine.boot()
+    assert machine.read(VERSION_FILE)
+    variable = machine.root / "sys/firmware/efi/efivars/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23"
+    assert variable.read_bytes() == b"\x06\0\0\0" + certificate
+
+
+def test_kernel_of_another_name_gets_nouveau_of_its_own(machine: Machine) -> None:
+    machine.boot(nouveau_bound=True)
+    path = next((machine.root / "lib/modules").rglob("nouveau.ko"))
+    assert f"vermagic={KERNEL} SMP".encode() in path.read_bytes()
+    assert path.read_bytes().endswith(b"~Module signature appended~\n")

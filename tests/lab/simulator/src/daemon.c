@@ -36,7 +36,7 @@ int main(int argc, char **argv)
             printf("%s:  version %s (SIMULATED)\n", NAME, SIM_VERSION);
             return 0;
         }
-    if (access("/proc/driver/nvidia/version", R_OK)) {
+    if (access(SIM_PROC "/version", R_OK)) {
 #ifdef FABRIC
         fprintf(stderr, "request to query NVSwitch device information from NVSwitch driver failed with error:WARNING Nothing to do [NV_WARN_NOTHING_TO_DO]\n");
 #else
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "fabric manager NVIDIA GPU driver interface version %s don't match with driver version %s. Please update with matching NVIDIA driver package.\n", SIM_VERSION, state.version);
         return 1;
     }
-    if (access("/proc/driver/nvidia-nvswitch/devices", R_OK)) {
+    if (access(SIM_ROOT "/proc/driver/nvidia-nvswitch/devices", R_OK)) {
         fprintf(stderr, "request to query NVSwitch device information from NVSwitch driver failed with error:WARNING Nothing to do [NV_WARN_NOTHING_TO_DO]\n");
         return 1;
     }
