@@ -280,7 +280,9 @@ def up(*, bare: bool = False) -> None:
 def drop_old_node_images(docker: Docker) -> None:
     """Node images under names that this version of the lab does not make any more."""
     known = {nodes.node_image(os_) for os_ in settings.OSES.values()}
-    names = docker.out("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{settings.PREFIX}-node").split()
+    names = docker.out(
+        "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{settings.PREFIX}-node"
+    ).split()
     for name in set(names) - known:
         docker.ask("image", "rm", name)  # in use by a node of an older version: the next start tries again
 

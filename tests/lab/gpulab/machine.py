@@ -41,7 +41,6 @@ class Machine:
 
     distribution: str  # debian | ubuntu
     codename: str
-    kernel: str
 
 
 def parse_os_release(text: str) -> dict[str, str]:
@@ -84,7 +83,6 @@ def check() -> Machine:
     return Machine(
         distribution="ubuntu" if release.get("ID") == "ubuntu" else "debian",
         codename=release.get("VERSION_CODENAME", ""),
-        kernel=os.uname().release,
     )
 
 
