@@ -272,10 +272,10 @@ def test_secure_boot_that_decides_is_what_bound() -> None:
     assert result["driver"]["branch"] == "535" and bound(result) == ["secure-boot"]
 
 
-def test_of_branches_past_their_end_the_newest_that_was_no_trial() -> None:
-    old = {520: "520.61.05-0ubuntu1", 515: "515.105.01-0ubuntu1", 470: "470.256.02-0ubuntu1"}
-    result = planned(bare("20b5", branches=old))
-    assert result["driver"]["branch"] == "515"
+def test_old_branches_rank_by_kind() -> None:
+    node = bare("20b5", branches={525: "525.147.05-0ubuntu1", 470: "470.256.02-0ubuntu1"})
+    result = planned(node)
+    assert result["driver"]["branch"] == "470"
     assert any("past its end of life" in note for note in result["notes"])
 
 
