@@ -39,6 +39,13 @@ options:
     type: list
     elements: str
     default: []
+  automatic:
+    description:
+      - Packages of O(install) to be marked as automatically installed afterwards, as they were marked when
+        they were there before.
+    type: list
+    elements: str
+    default: []
   purge:
     description: Whether removed packages lose their configuration files as well.
     type: bool
@@ -112,6 +119,12 @@ removed:
   elements: dict
   contains: *package
   sample: [{name: nvidia-utils-570-server, before: 570.195.03-0ubuntu0.22.04.1, after: null}]
+automatic:
+  description: Packages that change or go and were marked as automatically installed before.
+  returned: success
+  type: list
+  elements: str
+  sample: [libnvidia-compute-570-server]
 held:
   description: Packages whose hold was set again after the run.
   returned: success
@@ -261,6 +274,7 @@ class Transaction:
         self.params = module.params
         self.out = self.err = ""
         self.command: List[str] = []
+        self.auto: List[str] = []
 
     def run(self, command: List[str]) -> Tuple[int, str, str]:
         rc, out, err = self.module.run_command(command, environ_update=ENVIRONMENT)
@@ -379,21 +393,21 @@ class Transaction:
 
     def act(self, command: List[str], before: List[dpkg.Package]) -> Tuple[List[Step], List[str]]:
         have = installed(before)
-        auto = self.automatic([split(spec)[0] for spec in self.params["install"] if split(spec)[0] in have])
         try:
             rc, out, err = self.run(command)
             self.out, self.err = out, err
         finally:
             held = self.hold_again(before)
-        if auto:
-            self.run(["apt-mark", "auto", *auto])
         after = self.packages()
+        now = installed(after)
+        auto = [name for name in (*self.auto, *self.params["automatic"]) if name in now]
+        if auto:
+            self.run(["apt-mark", "auto", *dict.fromkeys(auto)])
         if rc != 0:
             changed = {entry[:3] + entry[4:] for entry in before} != {
                 entry[:3] + entry[4:] for entry in after
             }
             raise Breakdown(changed, "apt failed: %s" % complaint(out, err), out, err)
-        now = installed(after)
         names = sorted({*have, *now})
         return [
             Step(name, have.get(name), now.get(name)) for name in names if have.get(name) != now.get(name)
@@ -426,6 +440,7 @@ def result_of(plan: List[Step], held: List[str], transaction: Transaction) -> Di
         "installed": some(False, True),
         "upgraded": some(True, True),
         "removed": some(True, False),
+        "automatic": transaction.auto,
         "held": held,
         "command": transaction.command,
         "stdout": transaction.out if transaction.command else "",
@@ -459,13 +474,14 @@ def main() -> None:
             "remove": dict(lists),
             "reinstall": dict(lists),
             "autoremove": dict(lists),
+            "automatic": dict(lists),
             "purge": {"type": "bool", "default": False},
             "allow_downgrade": {"type": "bool", "default": False},
             "lock_timeout_seconds": {"type": "int", "default": 600},
         },
         supports_check_mode=True,
     )
-    for parameter in ("install", "remove", "reinstall", "autoremove"):
+    for parameter in ("install", "remove", "reinstall", "autoremove", "automatic"):
         for spec in module.params[parameter]:
             if not SPEC.match(spec) or (parameter != "install" and "=" in spec):
                 module.fail_json(
@@ -477,6 +493,7 @@ def main() -> None:
         if not module.check_mode:
             before = transaction.finish_dpkg(before)
         transaction.command, plan = transaction.plan(before)
+        transaction.auto = transaction.automatic([step.name for step in plan if step.before])
         held: List[str] = []
         if transaction.command and not module.check_mode:
             plan, held = transaction.act(transaction.command, before)
