@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from .versions import Version, driver_branch
+from .versions import Version, at_least, driver_branch
 
 BASES = ("read", "read-partial", "inference", "memory")
 KINDS = ("long_term", "production", "new_feature", "developer")
@@ -152,6 +152,16 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Transitional:
+    """From this version on a branch's packages are empty and lead to another branch."""
+
+    release: str
+    family: str
+    branch: int
+    since: str
+
+
+@dataclass(frozen=True)
 class PackageSource:
     """A supplier of driver packages for some releases of an operating system."""
 
@@ -169,6 +179,17 @@ class PackageSource:
     families: Tuple[Family, ...]
     # Per release and family, the branches to count on before a node has package lists.
     offers: Mapping[str, Mapping[str, Tuple[int, ...]]]
+    transitional: Tuple[Transitional, ...] = ()
+
+    def leads_elsewhere(
+        self, release: Optional[str], family: Family, branch: int, package_version: str
+    ) -> bool:
+        """Is this version of a branch's packages an empty one that brings another branch?"""
+        return any(
+            (row.release, row.family, row.branch) == (release, family.family, branch)
+            and at_least(package_version, row.since)
+            for row in self.transitional
+        )
 
     def covers(self, os_id: Optional[str], release: Optional[str]) -> bool:
         return os_id == self.os and release in self.releases
@@ -620,6 +641,21 @@ def _package_source(row: _Row) -> PackageSource:
             of_release[family_name] = tuple(sorted({*of_release.get(family_name, ()), *numbers}))
         offer.provenance()
         offer.done()
+    transitional = []
+    for part in row.rows("transitional", "release") if "transitional" in row.data else ():
+        transitional.append(
+            Transitional(
+                part.text("release", choices=releases),
+                part.text("family", choices=sorted(by_name)),
+                part.get("branch", int),
+                part.text("since"),
+            )
+        )
+        if part.data["branch"] in offers.get(part.data["release"], {}).get(part.data["family"], ()):
+            raise part.fail("branch", "%d stands among the offers, too" % part.data["branch"])
+        part.provenance()
+        part.done()
+    row.seen.add("transitional")
     components = _texts_by_name(row, "components", releases, "release")
     for release, values in components.items():
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
@@ -635,6 +671,7 @@ def _package_source(row: _Row) -> PackageSource:
         arch_names=MappingProxyType(_texts_by_name(row, "arch_names", architectures, "architecture")),
         families=tuple(families),
         offers=MappingProxyType({k: MappingProxyType(v) for k, v in offers.items()}),
+        transitional=tuple(transitional),
     )
     row.provenance()
     row.done()

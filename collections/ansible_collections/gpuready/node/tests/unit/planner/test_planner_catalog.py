@@ -248,6 +248,16 @@ MISTAKES = [
     ),
     (
         "drivers.yml",
+        lambda d: source(d)["transitional"][1].update(branch=570),
+        r"transitional row 2 \(24.04\): field branch: 570 stands among the offers, too",
+    ),
+    (
+        "drivers.yml",
+        lambda d: source(d)["transitional"][1].update(family="laptop"),
+        r"transitional row 2 \(24.04\): field family: 'laptop' is none of desktop, server",
+    ),
+    (
+        "drivers.yml",
         lambda d: source(d)["offers"][0].update(release="17.10"),
         r"offers row 1 \(17.10\): field release: '17.10' is none of 18.04",
     ),

@@ -215,9 +215,9 @@ def test_resolve_with_secure_boot_nvswitches_and_a_kernel(capsys: Any) -> None:
 
 
 def test_resolve_takes_wishes(capsys: Any) -> None:
-    wish = ["--wish", "nvidia_driver_branch=535", "--wish", "nvidia_driver_flavour=open"]
+    wish = ["--wish", "nvidia_driver_branch=570", "--wish", "nvidia_driver_flavour=open"]
     code, found = resolved(capsys, "--gpu", "A100", "--os", "ubuntu-24.04", *wish)
-    assert code == OK and (found["driver"]["branch"], found["driver"]["flavour"]) == ("535", "open")
+    assert code == OK and (found["driver"]["branch"], found["driver"]["flavour"]) == ("570", "open")
     code, found = resolved(capsys, "--gpu", "A100", "--wish", "nvidia_driver_source=cuda_repo")
     assert code == OK and found["driver"]["source"] == "cuda_repo"
     wish = ["--wish", "nvidia_driver_branch=535"]

@@ -274,7 +274,8 @@ def test_pytorch_cudnn(name: str, cudnn: str) -> None:
     [
         ("ubuntu", "ubuntu", "20.04", "server", {418, 450, 470, 510, 515}),
         ("ubuntu", "ubuntu", "22.04", "server", {418, 450, 470, 515, 525, 580, 595}),
-        ("ubuntu", "ubuntu", "24.04", "server", {470, 535, 570, 580, 590}),
+        # 535 was there until its end of life; now its packages are empty.
+        ("ubuntu", "ubuntu", "24.04", "server", {470, 570, 580, 590}),
         ("ubuntu", "ubuntu", "24.04", "desktop", {595}),
         ("ubuntu", "ubuntu", "26.04", "server", {580, 595}),
         ("ubuntu", "ubuntu", "26.04", "desktop", {580, 595, 610}),
@@ -317,6 +318,24 @@ def test_package_names(source: str, os_id: str, release: str, branch: int, is_op
     assert set(named.split()) <= set(found)
     module = family.dkms_module_package(is_open)
     assert module and module.format(**words)
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "empty"),
+    [
+        ("22.04", "535.309.01-0ubuntu0.22.04.1", False),
+        ("22.04", "535.309.01-0ubuntu0.22.04.2", True),
+        ("24.04", "535.274.02-0ubuntu0.24.04.1", False),
+        ("24.04", "535.309.01-0ubuntu0.24.04.2", True),
+        ("20.04", "535.309.01-0ubuntu0.24.04.2", False),
+    ],
+)
+def test_ubuntus_535_server_ends_in_empty_packages(release: str, version: str, empty: bool) -> None:
+    source = CATALOG.sources_named("ubuntu")[0]
+    server, desktop = source.families
+    assert source.leads_elsewhere(release, server, 535, version) is empty
+    assert not source.leads_elsewhere(release, desktop, 535, version)
+    assert not source.leads_elsewhere(release, server, 580, version)
 
 
 def test_ubuntu_signed_modules() -> None:
