@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Step:
     commands: tuple[tuple[str, ...], ...]
     needs_lab: bool = False
     gate: bool = False  # what follows with needs_lab is pointless when this fails
+    at_once: int = 1  # how many of the commands run at the same time; each one's output comes when it is done
 
 
 PYTHON = str(BIN / "python")
@@ -38,6 +40,9 @@ UNIT_PATHS = (
     "tests/lab/simulator",
     "tests/lab/unit",
 )
+
+# The driver's whole life. The longest first, so that the short ones fill the other half of the machine.
+LIFE = ("paths", "switch", "blocked", "interrupted", "kernel", "pains", "remove", "mismatch")
 
 STEPS = (
     Step(
@@ -68,18 +73,40 @@ STEPS = (
         needs_lab=True,
     ),
     Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True),
+    Step(
+        "life",
+        tuple((*PYTEST, "-v", "-m", "lab", f"tests/life/test_{name}.py") for name in LIFE),
+        needs_lab=True,
+        at_once=2,
+    ),
     Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True),
 )
 
 
 def run(step: Step, environment: dict[str, str]) -> int:
     """Run the step's commands; all of them, so that one lint does not hide the next."""
-    worst = 0
-    for command in step.commands:
-        print("$", Path(command[0]).name, *command[1:], flush=True)
-        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        worst = max(worst, abs(code))
-    return worst
+
+    def one(command: tuple[str, ...]) -> int:
+        started = time.monotonic()
+        apart = step.at_once > 1
+        if not apart:
+            print("$", Path(command[0]).name, *command[1:], flush=True)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            check=False,
+            stdout=subprocess.PIPE if apart else None,
+            stderr=subprocess.STDOUT if apart else None,
+            text=True,
+        )
+        if apart:
+            words = f"$ {Path(command[0]).name} {' '.join(command[1:])}"
+            print(f"{words}\n{done.stdout}({time.monotonic() - started:.0f} s)", flush=True)
+        return abs(done.returncode)
+
+    with ThreadPoolExecutor(max_workers=step.at_once) as pool:
+        return max(pool.map(one, step.commands))
 
 
 def main() -> int:
