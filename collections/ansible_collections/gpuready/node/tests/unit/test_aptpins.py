@@ -124,12 +124,8 @@ class Apt:
 @pytest.mark.skipif(not shutil.which("apt-cache"), reason="needs apt")
 def test_apt_takes_the_driver_from_one_origin_only(tmp_path: Path) -> None:
     apt = Apt(tmp_path)
-    drivers = [
-        "nvidia-utils-580-server",
-        "libnvidia-compute-580-server",
-        "libnvidia-egl-wayland1",
-        "libcuda1",
-    ]
+    drivers = ["nvidia-utils-580-server", "libnvidia-compute-580-server", "libcuda1", "nvidia-modprobe"]
+    free = ["libnvidia-egl-wayland1", "cuda-toolkit-13-0"]
     apt.archive("Ubuntu", "Ubuntu", "1", [*drivers, *free])
     apt.archive("NVIDIA", "NVIDIA CUDA", "2", [*drivers, *TOOLKIT, *free])
     apt.archive("libnvidia-container", "x", "1.17.8-1", list(TOOLKIT))

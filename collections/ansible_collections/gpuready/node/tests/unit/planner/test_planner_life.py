@@ -111,7 +111,7 @@ def worlds(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
         merge(world.hidden, found)
     if draw(st.booleans()):
         world.cuda({branch: CUDA[branch] for branch in draw(st.sets(st.sampled_from(sorted(CUDA))))}, True)
-    elif draw(st.booleans()):
+    else:
         world.cuda(CUDA, False)
     if draw(st.integers(0, 5)) == 0:
         node["host"]["nvswitches"] = [{"pci": "0000:05:00.0", "vendor_id": "10de", "device_id": "1af1"}]
