@@ -4,21 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Pattern, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from . import aptpins, driver_conflicts, driver_options, requirements, resolver
-from .catalog import Family, Framework, PackageSource
+from .catalog import Framework, PackageSource
 from .draft import Draft, listing, lists_are_old, probe_failed
 from .driver_options import Installed, Option
 from .plan_kernel import plan_kernel
+from .plan_packages import holds, loose, membership, part_of, replaced
 from .plan_sources import Repository, plan_pin, repository
-from .versions import compare, driver_version
-
-NEW_SOURCE = (
-    "the apt source %s is added first: the driver was chosen by the catalog, and apt confirms it then"
-)
+from .versions import compare
 
 
 def plan_driver(work: Draft) -> None:
@@ -55,7 +50,7 @@ def plan_driver(work: Draft) -> None:
         not resolution.listed or (lists_are_old(work) and not work.wishes["nvidia_driver_version"])
     )
     packages = [{"name": name, "version": None if floating else text} for name, text in option.packages]
-    replaces = _replaced(work, option, installed) if lack else []
+    replaces = replaced(work, option, installed) if lack else []
     change = _change(option, installed) if lack else "none"
     if adding:
         work.act(
@@ -82,7 +77,7 @@ def plan_driver(work: Draft) -> None:
         "version": option.version,
         "package_version": option.package_version,
         "packages": packages,
-        "holds": _holds(work, option, installed) if work.wishes["nvidia_driver_hold_enabled"] else [],
+        "holds": holds(work, option, installed) if work.wishes["nvidia_driver_hold_enabled"] else [],
         "reinstall": lack.reinstall if lack else [],
         "replaces": replaces,
         "min_required": resolution.min_required,
@@ -165,7 +160,7 @@ def _previous(installed: Installed) -> Optional[Dict[str, Any]]:
         "flavour": kept.flavour,
         "source": source.name if source else None,
         "packages": [
-            {"name": name, "version": version} for name, version in sorted(_part_of(installed, kept).items())
+            {"name": name, "version": version} for name, version in sorted(part_of(installed, kept).items())
         ],
     }
 
@@ -245,17 +240,20 @@ def _check_support(work: Draft, framework: Framework, gpu: Mapping[str, Any]) ->
     """Does the framework support this GPU at all? False after a conflict."""
     asked = gpu["compute_capability"]
     label = "%s (compute capability %s)" % (gpu.get("name") or gpu.get("device_id"), asked)
-    others = [
-        other.name
-        for other in work.catalog.frameworks.values()
-        if requirements.code_for(other, asked)[0] in ("native", "jit") and not limits_of(other, asked)
-    ]
-    how, _ = requirements.code_for(framework, asked)
-    limits = limits_of(framework, asked)
+    how, limits = work.memory.recall(
+        "support",
+        (id(framework), asked),
+        lambda: (requirements.code_for(framework, asked)[0], limits_of(framework, asked)),
+    )
     if how == "none" or any(limit.support == "none" for limit in limits):
         text = [limit.text for limit in limits if limit.support == "none"]
         if how == "none":
             text.append("its wheel carries %s" % ", ".join(framework.archs or ()))
+        others = [
+            other.name
+            for other in work.catalog.frameworks.values()
+            if requirements.code_for(other, asked)[0] in ("native", "jit") and not limits_of(other, asked)
+        ]
         work.refuse(
             "framework.gpu_unsupported",
             "framework",
@@ -333,11 +331,14 @@ def _lack(work: Draft, option: Option, installed: Installed) -> Optional[Lack]:
         if lost != kernel and all(str(lost) in name for name in missing):
             reason = "the next boot's kernel %s has no module of the driver" % lost
         return Lack(reason, absent, [])
-    headers, extras = _headers(option), option.family.extras
+    member, extras = membership(work, option), option.family.extras
     different = [
         "%s is %s, planned is %s" % (name, have[name], version)
         for name, version in option.packages
-        if version and have[name] not in (None, version) and not headers.match(name) and name not in extras
+        if version
+        and have[name] not in (None, version)
+        and not member.is_headers(name)
+        and name not in extras
     ]
     if different:
         return Lack("the installed version is not the planned one", different, [])
@@ -359,15 +360,6 @@ def _have(work: Draft, option: Option, installed: Installed) -> Dict[str, Option
         if version or name in there:
             found[name] = version
     return found
-
-
-@functools.lru_cache(maxsize=256)
-def _headers_of(patterns: Tuple[str, ...]) -> Pattern[str]:
-    return re.compile(_alternatives(patterns, {"kernel": ".+", "kernel_flavour": ".+"}))
-
-
-def _headers(option: Option) -> Pattern[str]:
-    return _headers_of(option.family.kernel_headers)
 
 
 def _lost_files(work: Draft, option: Option) -> Tuple[List[str], List[str]]:
@@ -426,179 +418,6 @@ def _lost_files(work: Draft, option: Option) -> Tuple[List[str], List[str]]:
     return evidence, packages
 
 
-# Which packages are whose ------------------------------------------------------------------------------
-
-
-def _alternatives(patterns: Sequence[str], placeholders: Mapping[str, str]) -> str:
-    """A regular expression for any of these patterns of package names."""
-    words = []
-    for pattern in patterns:
-        word = re.escape(pattern)
-        for name, expression in placeholders.items():
-            word = word.replace(re.escape("{%s}" % name), expression)
-        words.append(word)
-    return "^(?:%s)$" % "|".join(words)
-
-
-def _patterns(family: Family) -> Tuple[str, ...]:
-    """Every pattern of a family's package names but the headers', which are the kernel's."""
-    single = (
-        family.version_package,
-        family.library_package,
-        family.kernel_modules,
-        family.dkms_module,
-        family.dkms_module_open,
-        family.nvswitch,
-    )
-    groups = (
-        family.precompiled,
-        family.dkms,
-        family.dkms_open,
-        family.metapackages,
-        family.closure,
-    )
-    found = [pattern for pattern in single if pattern] + [p for group in groups for p in group]
-    # Ubuntu's precompiled modules bring the signed objects in a package of their own.
-    found += [
-        pattern.replace("linux-modules-", "linux-objects-", 1)
-        for pattern in found
-        if pattern.startswith("linux-modules-nvidia-")
-    ]
-    return tuple(dict.fromkeys(found))
-
-
-@functools.lru_cache(maxsize=2048)
-def _names_of(patterns: Tuple[str, ...], suffix: str, branch: Optional[int], mark: str) -> Pattern[str]:
-    """The names of a branch (or of any) and a flavour ("-open" or nothing)."""
-    values = {
-        "branch": str(branch) if branch else r"\d{3,4}",
-        "family": re.escape(suffix),
-        "open": mark,
-        "kernel": r"\d.*",
-        "kernel_flavour": r"(?!open-)[a-z].*",
-    }
-    return re.compile(_alternatives(patterns, values))
-
-
-@functools.lru_cache(maxsize=1024)
-def _numbered_names(branch: int, suffix: str, longer: Tuple[str, ...]) -> Pattern[str]:
-    """Whatever carries the branch and the family, as nvidia-firmware-580-server-580.95.05 does."""
-    others = "(?!%s)" % "|".join(map(re.escape, longer)) if longer else ""
-    return re.compile("-%d%s%s(-|$)" % (branch, re.escape(suffix), others))
-
-
-def _longer_suffixes(option: Option) -> Tuple[str, ...]:
-    """What follows the branch in names of another family that begin like this one's."""
-    own = option.family.suffix
-    families = option.source.families if option.source else ()
-    return tuple(
-        sorted(
-            {row.suffix[len(own) :] for row in families if row.suffix != own and row.suffix.startswith(own)}
-        )
-    )
-
-
-def _belongs(name: str, version: Optional[str], option: Option) -> bool:
-    """Is this package part of the chosen driver, and of no other branch, family, flavour or version?
-
-    The metapackage of a kernel's flavour is none of it: held, it would keep a new kernel from bringing its
-    module. It cannot move the driver: it depends on the driver's own version, which is held.
-    """
-    family, is_open = option.family, option.flavour == requirements.OPEN
-    mark, other = ("-open", "") if is_open else ("", "-open")
-    if family.kernel_metapackage:
-        metapackages = (family.kernel_metapackage,)
-        for one in (mark, other):
-            if _names_of(metapackages, family.suffix, option.branch, one).match(name):
-                return False
-    patterns = _patterns(family)
-    marked = tuple(pattern for pattern in patterns if "{open}" in pattern)
-    if marked and _names_of(marked, family.suffix, option.branch, other).match(name):
-        return False
-    only_others = _only_others(option)
-    if only_others and _names_of(only_others, family.suffix, option.branch, mark).match(name):
-        return False
-    if _names_of(patterns, family.suffix, option.branch, mark).match(name):
-        return True
-    if family.branched:
-        expression = _numbered_names(option.branch, family.suffix, _longer_suffixes(option))
-        return bool(expression.search(name))
-    # Names without a branch: all that is built together carries one version.
-    return bool(version) and version == option.package_version
-
-
-def _only_others(option: Option) -> Tuple[str, ...]:
-    """Where the flavours' names differ altogether (Debian): those that only the other flavour has."""
-    family, is_open = option.family, option.flavour == requirements.OPEN
-    mine = {*family.dkms_packages(is_open), family.dkms_module_package(is_open)}
-    others = (*family.dkms_packages(not is_open), family.dkms_module_package(not is_open))
-    return tuple(pattern for pattern in others if pattern and pattern not in mine)
-
-
-def _part_of(installed: Installed, kept: Option) -> Dict[str, Optional[str]]:
-    """The installed packages that make up the installed driver, with their versions."""
-    found: Dict[str, Optional[str]] = dict(kept.packages)
-    found.update(
-        (name, version)
-        for name, version in installed.packages.items()
-        if driver_version(version) == kept.version
-    )
-    return found
-
-
-def _holds(work: Draft, option: Option, installed: Installed) -> List[str]:
-    """What makes up the driver's version, as far as it is there or will be: installed, or known to apt."""
-    headers = _headers(option)
-    known: Dict[str, Optional[str]] = dict(option.packages)
-    known.update(installed.packages)
-    found = {name for name, version in known.items() if _belongs(name, version, option)}
-    if "driver.install" in work.actions:
-        for name, entry in (work.see("apt", "candidates") or {}).items():
-            offered = (entry or {}).get("versions") or ()
-            version = option.package_version if option.package_version in offered else None
-            if _belongs(name, version, option):
-                found.add(name)
-        found |= {
-            name.replace("linux-modules-", "linux-objects-", 1)
-            for name in found
-            if name.startswith("linux-modules-nvidia-")
-        }
-    return sorted(name for name in found if not headers.match(name))
-
-
-def _replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
-    """Installed packages of another driver, which apt removes in the same step."""
-    families = [
-        family
-        for source in work.catalog.sources_for(
-            work.see("host", "os", "id"), work.see("host", "os", "version_id")
-        )
-        for family in source.families
-        if family.branched
-    ]
-    found = []
-    planned = dict(option.packages)
-    for name, version in installed.packages.items():
-        if name in planned or _belongs(name, version, option):
-            continue
-        offered = ((work.see("apt", "candidates") or {}).get(name) or {}).get("versions") or ()
-        if not option.family.branched and option.package_version in offered:
-            continue  # the same package, in the other version
-        known = any(
-            _names_of(_patterns(family), family.suffix, None, mark).match(name)
-            for family in families
-            for mark in ("-open", "")
-        )
-        current = installed.option
-        if known or (current and driver_version(version) == current.version) or _numbered(name):
-            found.append(name)
-    return sorted(found)
-
-
-def _numbered(name: str) -> bool:
-    return bool(re.search(r"nvidia.*-\d{3,4}(-|$)", name))
-
-
 def _driver_guards(work: Draft, option: Option, installed: Installed) -> None:
     wishes = work.wishes
     if (
@@ -616,11 +435,7 @@ def _driver_guards(work: Draft, option: Option, installed: Installed) -> None:
             ],
         )
     if wishes["nvidia_driver_hold_enabled"]:
-        loose = [
-            name
-            for name, held in installed.held.items()
-            if not held and _belongs(name, installed.packages.get(name), option)
-        ]
+        unheld = loose(work, option, installed)
         if "driver.install" in work.actions:
             work.act(
                 "driver.hold",
@@ -628,10 +443,10 @@ def _driver_guards(work: Draft, option: Option, installed: Installed) -> None:
                 "held packages move only when gpuready moves them",
                 ["to be installed in this run"],
             )
-        elif loose:
+        elif unheld:
             work.act(
                 "driver.hold",
-                "hold %s" % listing(loose),
+                "hold %s" % listing(unheld),
                 "held packages move only when gpuready moves them",
-                ["not held: %s" % listing(loose)],
+                ["not held: %s" % listing(unheld)],
             )

@@ -153,8 +153,7 @@ def plan_pin(work: Draft, option: Option, source: PackageSource) -> Optional[str
     origin = option.origin or source.origin
     have = work.see("apt", "driver_pin")
     offering = _offering(work)
-    os_id, release = work.see("host", "os", "id"), work.see("host", "os", "version_id")
-    known = {row.origin for row in work.catalog.sources_for(os_id, release)}
+    known = {row.origin for row in work.sources}
     others = {
         name
         for name in (*offering, *aptpins.blocked(have), *known)
@@ -171,32 +170,24 @@ def plan_pin(work: Draft, option: Option, source: PackageSource) -> Optional[str
 
 def _offering(work: Draft) -> List[str]:
     """The origins that offer driver packages, by what apt knows."""
-    anchors = {
-        name
-        for source in work.catalog.sources_for(
-            work.see("host", "os", "id"), work.see("host", "os", "version_id")
-        )
-        for family in source.families
-        for name in _anchor_names(work, family)
-    }
+    anchors = work.memory.recall("driver anchors", work.system, lambda: _anchors(work))
     candidates = work.see("apt", "candidates") or {}
-    found = [
-        origin
-        for name in anchors
-        for origins in ((candidates.get(name) or {}).get("origins") or {}).values()
-        for origin in origins
-    ]
-    return sorted(set(found))
+    found = set()
+    for name in anchors:
+        entry = candidates.get(name)
+        if entry:
+            for origins in (entry.get("origins") or {}).values():
+                found.update(origins)
+    return sorted(found)
 
 
-def _anchor_names(work: Draft, family: Any) -> List[str]:
-    """The packages that carry the driver's version and its libcuda, of every branch."""
-    patterns = (family.version_package, family.library_package)
-    if not family.branched:
-        return [pattern.replace("{family}", family.suffix) for pattern in patterns]
-    return [
-        pattern.format(branch=branch, family=family.suffix)
-        for pattern in patterns
-        for branch in work.catalog.branches
-        if family.names(branch)
-    ]
+def _anchors(work: Draft) -> List[str]:
+    """The packages that carry a driver's version and its libcuda, of every source and branch."""
+    found: Dict[str, None] = {}
+    for source in work.sources:
+        for family in source.families:
+            branches = [branch for branch in work.catalog.branches if family.names(branch)]
+            for branch in branches if family.branched else [0]:
+                for pattern in (family.version_package, family.library_package):
+                    found[pattern.format(branch=branch, family=family.suffix, open="")] = None
+    return list(found)

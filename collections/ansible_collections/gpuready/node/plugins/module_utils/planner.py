@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 from typing import Any, Dict, List, Mapping, Union
 
 from . import driver_options
 from .catalog import Catalog, annotate
-from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old
+from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old, plain_copy
 from .plan_driver import plan_driver
 from .plan_framework import choose_workloads, plan_images
 from .plan_kernel import plan_reboot, reboot_row
@@ -78,7 +77,7 @@ def plan(
         "notes": work.notes,
     }
     # What is handed out shares nothing with what was handed in.
-    return copy.deepcopy(result)
+    return plain_copy(result)
 
 
 def _host_line(work: Draft) -> Dict[str, Any]:

@@ -264,7 +264,10 @@ def check(given: Mapping[str, Any], *, strict: bool = False) -> Tuple[Dict[str, 
     A wish that is wrong keeps its default in the result. Variables that the planner does not read are left
     out; with `strict` they are problems, for callers that have no argument specs to check against.
     """
-    wishes = copy.deepcopy(DEFAULT_WISHES)
+    wishes = {
+        name: value.copy() if isinstance(value, (dict, list)) else value
+        for name, value in DEFAULT_WISHES.items()
+    }
     problems: List[Problem] = []
     for name, value in given.items():
         if name not in DEFAULT_WISHES:
