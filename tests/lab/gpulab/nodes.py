@@ -421,11 +421,23 @@ def wait_booted(docker: Docker, name: str, *, bare: bool) -> None:
         if state == "degraded":
             failed = docker.ask("exec", name, "systemctl", "--failed", "--plain", "--no-legend")
             log = docker.ask("exec", name, "journalctl", "--no-pager", "--lines=15", "--priority=4")
-            raise LabError(f"{name} booted with failed units:\n{failed}\n{log}")
+            hint = inotify_hint(log or "")
+            raise LabError(f"{name} booted with failed units:\n{failed}\n{log}{hint}")
         time.sleep(0.2)
     raise LabError(
         f"{name} did not boot within {BOOT_SECONDS} s (systemd says {state or 'nothing'}): "
         f"see `labctl node-exec {name} -- journalctl`"
+    )
+
+
+def inotify_hint(log: str) -> str:
+    """What to do when the machine has no inotify instance left for one more node."""
+    if "Too many open files" not in log and "inotify" not in log:
+        return ""
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    return (
+        f"\nEach node takes about six inotify instances, and root has {limit.read_text().strip()} here: take "
+        "nodes down that you do not need (labctl node-down), or raise fs.inotify.max_user_instances"
     )
 
 

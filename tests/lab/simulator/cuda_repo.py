@@ -45,15 +45,19 @@ def pinning(driver: Driver) -> Deb:
     return package
 
 
-def fabricmanager(driver: Driver, name: str, version: str, binary: Binary) -> Deb:
-    """The fabric manager, under the name of its time."""
-    provides = rivals("nvidia-fabricmanager") if name != "nvidia-fabricmanager" else {}
+def fabricmanager(driver: Driver, revision: str, binary: Binary) -> Deb:
+    """The fabric manager; its names lost the branch one branch before the driver's did."""
+    named = int(driver.branch) < 580
+    version = f"{driver.version}-{revision}"
+    relations = {"Conflicts": "nvidia-fabricmanager", "Replaces": "nvidia-fabricmanager"}
+    if named:
+        relations["Provides"] = "nvidia-fabricmanager"
     package = Deb(
-        name,
+        f"nvidia-fabricmanager-{driver.branch}" if named else "nvidia-fabricmanager",
         version,
         "Fabric Manager for NVSwitch based systems",
         section="multiverse/admin",
-        fields={"Depends": "libc6 (>= 2.2.5)", **provides},
+        fields={"Depends": "libc6 (>= 2.2.5)", **relations},
     )
     add_fabricmanager(package, binary["nvidia-fabricmanager"])
     return package
@@ -73,7 +77,7 @@ def branched(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
     packages += [
         firmware,
         # Its revision counts by itself.
-        fabricmanager(driver, f"nvidia-fabricmanager-{branch}", f"{driver.version}-1", binary),
+        fabricmanager(driver, "1", binary),
         meta(
             f"cuda-drivers-{branch}",
             version,
@@ -98,7 +102,7 @@ def plain(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
         "NVIDIA libcompute package",
         section="multiverse/libs",
         fields={
-            "Depends": f"libnvidia-common {same}, libc6 (>= 2.2.5)",
+            "Depends": f"libnvidia-common {same}, libnvidia-gpucomp {same}, libc6 (>= 2.2.5)",
             "Multi-Arch": "same",
             "Provides": cuda_provides(driver).replace("libnvidia-compute, ", "") + ", nvidia-utils",
             "Conflicts": "libnvidia-compute, nvidia-utils",
@@ -109,6 +113,9 @@ def plain(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
     compute.add("/usr/bin/nvidia-smi", binary["nvidia-smi"], 0o755)
     common_libs = Deb(
         "libnvidia-common", version, "Shared files used by the NVIDIA libraries", section="multiverse/libs"
+    )
+    gpucomp = Deb(
+        "libnvidia-gpucomp", version, "NVIDIA binary GPU compiler library", section="multiverse/libs"
     )
     cfg1 = Deb(
         "libnvidia-cfg1",
@@ -150,7 +157,7 @@ def plain(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
         },
     )
     add_kernel_common(common)
-    packages = [compute, common_libs, cfg1, persistenced, firmware, modprobe, common]
+    packages = [compute, common_libs, gpucomp, cfg1, persistenced, firmware, modprobe, common]
     for flavour in driver.flavours:
         open_ = "-open" if flavour == "open" else ""
         source = Deb(
@@ -186,7 +193,7 @@ def plain(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
                 f"nvidia-dkms{open_} {same}, libnvidia-compute {same}, nvidia-persistenced {same}",
             )
         )
-    return [*packages, fabricmanager(driver, "nvidia-fabricmanager", version, binary)]
+    return [*packages, fabricmanager(driver, revision, binary)]
 
 
 def debian(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
@@ -288,7 +295,7 @@ def debian(driver: Driver, revision: str, binary: Binary) -> list[Deb]:
                 f"{name} {same}, nvidia-driver-cuda {same}",
             )
         )
-    return [*packages, fabricmanager(driver, "nvidia-fabricmanager", version, binary)]
+    return [*packages, fabricmanager(driver, revision, binary)]
 
 
 SCHEMES = {"branched": branched, "plain": plain, "debian": debian}

@@ -272,12 +272,26 @@ def driver_packages(
     add_dkms_source(dkms, driver, "proprietary", series.module, series.module)
     dkms.scripts = dkms_scripts(series.module, upstream)
 
+    # Since 530 the library brings a piece that talks to OpenSSL.
+    pkcs11 = (
+        []
+        if int(driver.branch) < 530
+        else [
+            simple(
+                name("libnvidia-pkcs11-openssl3"),
+                "NVIDIA PKCS #11 Library (OpenSSL 3)",
+                "non-free/libs",
+                **{"Multi-Arch": "same"},
+            )
+        ]
+    )
+    pkcs11_depends = "".join(f"{package.name} {same}, " for package in pkcs11)
     cuda = simple(
         name("libcuda1"),
         "NVIDIA CUDA Driver Library",
         "non-free/libs",
         Depends=f"nvidia-support, {alternative} {same}, "
-        f"{name('libnvidia-ptxjitcompiler1')} {same}, libc6 (>= 2.2.5)",
+        f"{name('libnvidia-ptxjitcompiler1')} {same}, {pkcs11_depends}libc6 (>= 2.2.5)",
         Provides=f"libcuda.so.1 (= {upstream}), libcuda1-any",
         Recommends=f"{name('nvidia-kernel-dkms')} {same} | {name('nvidia-kernel')}-{upstream}, "
         f"{name('nvidia-smi')}, "
@@ -320,7 +334,7 @@ def driver_packages(
         Depends=f"{alternative} {same}, libc6 (>= 2.2.5)",
         Provides=f"libnvidia-cfg.so.1 (= {upstream}), libnvidia-cfg1-any",
     )
-    found = {"non-free": [check, alternatives, kernel_support, dkms, cuda, ml, smi, jit, cfg]}
+    found = {"non-free": [check, alternatives, kernel_support, dkms, cuda, ml, smi, jit, cfg, *pkcs11]}
     if int(driver.branch) >= 510:
         found["non-free-firmware"] = [
             Deb(

@@ -152,10 +152,11 @@ def test_cuda_repository_drops_the_branch_from_its_names_with_590(output: Path) 
         "nvidia-headless-580-open_580.95.05-0ubuntu1",
         "nvidia-dkms-580_580.95.05-0ubuntu1",
         "libnvidia-compute-580_580.95.05-0ubuntu1",
-        "nvidia-fabricmanager-580_580.95.05-1",
+        "nvidia-fabricmanager_580.95.05-1",
         "libnvidia-compute_590.48.01-0ubuntu1",
         "nvidia-dkms-open_595.71.05-1ubuntu1",
         "nvidia-fabricmanager_595.71.05-1ubuntu1",
+        "nvidia-fabricmanager-570_570.195.03-1",
         "nvidia-driver-pinning-590_590-1",
     } <= versions
     assert not [

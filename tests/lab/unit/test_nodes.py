@@ -133,3 +133,9 @@ def test_default_nodes_differ_and_their_gpus_are_known() -> None:
     for node in settings.DEFAULT_NODES:
         assert node.os in settings.OSES
         assert set(node.gpus) <= set(known)
+
+
+def test_too_few_inotify_instances_are_named() -> None:
+    assert nodes.inotify_hint("nothing of the kind") == ""
+    hint = nodes.inotify_hint("systemd[1]: Failed to create inotify watch: Too many open files")
+    assert "fs.inotify.max_user_instances" in hint
