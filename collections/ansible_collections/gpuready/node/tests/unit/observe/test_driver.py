@@ -192,8 +192,10 @@ def test_a_process_that_ends_meanwhile_is_none(machine):
 
 
 def test_this_very_machine_s_processes_are_read():
-    """The real /proc, which may hide processes even from root (in a container)."""
-    assert processes.processes(Node(), users=0) == []
+    """The real /proc, which may hide processes even from root, and show those of the lab's nodes."""
+    for row in processes.processes(Node(), users=0):
+        assert set(row) == {"pid", "name", "files", "service", "container"}
+        assert row["files"] and all(path.startswith("/dev/nvidia") for path in row["files"])
 
 
 # Debian renames the module ----------------------------------------------------------------------------
