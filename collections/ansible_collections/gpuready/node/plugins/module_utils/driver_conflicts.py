@@ -212,6 +212,8 @@ def theory(catalog: Catalog, pin: str) -> List[Option]:
         for flavour in (OPEN, PROPRIETARY):
             if flavour == OPEN and branch < catalog.open_first:
                 continue
+            if flavour == PROPRIETARY and catalog.open_only is not None and branch >= catalog.open_only:
+                continue
             for install in (PRECOMPILED, DKMS):
                 version = driver_version(pin) if pinned == branch else None
                 found.append(Option(branch, family, flavour, install, version, pin if version else None))
@@ -566,9 +568,8 @@ def _lacking(
             what = "a driver package is on hold, and apt cannot complete this very driver"
     elif "secure-boot" in kinds:
         identifier = "driver.secure_boot"
-        what = (
-            "Secure Boot is on and no suitable driver has precompiled, signed modules for kernel %s"
-            % node.running
+        what = "Secure Boot is on and no suitable driver has precompiled, signed modules for %s" % _kernel(
+            node
         )
     elif kinds == {"user-branch"}:
         identifier = "driver.branch_missing"
@@ -583,6 +584,10 @@ def _lacking(
     return conflict(identifier, "host", ROLE, what, because, list(dict.fromkeys(ways)))
 
 
+def _kernel(node: Node) -> str:
+    return "kernel %s" % node.running if node.running else "this node's kernel"
+
+
 def _transitional(question: Question, rules: Sequence[Requirement]) -> List[str]:
     """Package names that look like the branch that was asked for, but install another."""
     wanted = next((rule.value for rule in rules if rule.rule == "user-branch"), None)
@@ -592,8 +597,15 @@ def _transitional(question: Question, rules: Sequence[Requirement]) -> List[str]
             continue
         version = question.node.first(anchor.name)
         branch = driver_branch(version)
-        if branch is not None and branch != anchor.branch:
+        if branch is None or version is None or anchor.branch is None:
+            continue
+        release = question.node.release
+        if branch != anchor.branch:
             found.append("%s is a transitional package: it installs %s" % (anchor.name, version))
+        elif question.source.leads_elsewhere(release, anchor.family, branch, version):
+            found.append(
+                "%s %s is an empty transitional package: it installs another branch" % (anchor.name, version)
+            )
     return found
 
 
@@ -690,7 +702,7 @@ def _nothing_at_all(question: Question, where: str) -> Dict[str, Any]:
         "host",
         ROLE,
         "%s has no NVIDIA driver that fits this node's kernel" % where,
-        ["no known branch has a precompiled module, or packages and headers, for kernel %s" % node.running],
+        ["no known branch has a precompiled module, or packages and headers, for %s" % _kernel(node)],
         ways,
     )
 

@@ -57,6 +57,8 @@ def _installed_anchor(node: Node, hint: Optional[PackageSource]) -> Optional[Tup
             return
         if not anchor.family.names(branch):
             return
+        if anchor.source.leads_elsewhere(node.release, anchor.family, branch, version):
+            return
         origins = _origins_of(node, name, version)
         if origins:
             likely = 2 if anchor.source.origin in origins else 0

@@ -56,7 +56,10 @@ def offer_of(node: Node, source: PackageSource) -> Offer:
             # A transitional package carries the name of one branch and the version of another.
             if branch is None or (anchor.branch is not None and anchor.branch != branch):
                 continue
-            if anchor.family.names(branch):
+            if not anchor.family.names(branch):
+                continue
+            # Some are empty although their version does not show it: they install another branch, too.
+            if not source.leads_elsewhere(node.release, anchor.family, branch, version):
                 by_branch.setdefault(branch, []).append(version)
         for branch, versions in by_branch.items():
             seen = True
@@ -69,7 +72,10 @@ def offer_of(node: Node, source: PackageSource) -> Offer:
 
 
 def _flavours(node: Node, family: Family, branch: int) -> Tuple[str, ...]:
-    return (OPEN, PROPRIETARY) if branch >= node.catalog.open_first else (PROPRIETARY,)
+    catalog = node.catalog
+    if catalog.open_only is not None and branch >= catalog.open_only:
+        return (OPEN,)
+    return (OPEN, PROPRIETARY) if branch >= catalog.open_first else (PROPRIETARY,)
 
 
 def _answered(node: Node, source: PackageSource) -> bool:
@@ -112,8 +118,10 @@ def _installable(
     found: List[Option] = []
     origin = source.origin
     candidate = node.first(names_.version_package)
-    # Precompiled modules are made for one driver: apt's candidate, else the archive's newest.
-    current = candidate if candidate in versions else max(versions, key=sortable)
+    # Precompiled modules are made for one driver: apt's candidate, else the archive's newest. Where that is a
+    # transitional package, so are they, and older drivers of the branch can only be built.
+    offered = node.offered(names_.version_package, origin)
+    current = candidate if candidate in versions else max(offered, key=sortable)
     for install, userland in ((PRECOMPILED, names_.precompiled), (DKMS, names_.dkms)):
         if not userland:
             continue

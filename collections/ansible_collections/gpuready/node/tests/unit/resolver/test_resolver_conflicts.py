@@ -276,6 +276,29 @@ def test_transitional_name_of_a_wished_branch_is_named() -> None:
     )
 
 
+def test_empty_transitional_version_is_no_driver() -> None:
+    """Ubuntu's last 535 for 24.04 says 535, but only brings the branch that follows."""
+    last = ubuntu("535.309.01-0ubuntu0.24.04.2", K24)
+    row = refusal(
+        node("A100", "ubuntu-24.04", [last, ubuntu("580.95.05-0ubuntu0.24.04.1", K24)]), branch="535"
+    )
+    says(
+        row,
+        "driver.branch_missing",
+        ["'535'"],
+        ["535.309.01-0ubuntu0.24.04.2 is an empty transitional"],
+        ["580"],
+    )
+    # The release's own 535 is still there, but the archive's modules are no longer made for it.
+    both = ubuntu("535.309.01-0ubuntu0.24.04.2 535.161.08-0ubuntu2.24.04.1", K24)
+    option = ask(node("A100", "ubuntu-24.04", [both]), branch="535").option
+    assert option is not None and (option.version, option.install, option.exact) == (
+        "535.161.08",
+        "dkms",
+        True,
+    )
+
+
 def test_no_fabric_manager() -> None:
     row = refusal(node("H100", "debian-13", [debian("550.163.01-2")], nvswitches=4))
     says(

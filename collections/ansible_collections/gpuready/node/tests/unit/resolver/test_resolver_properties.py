@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from resolver_world import CATALOG, KERNELS, Node, Offer, ask, hold, install_option, node
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-relaxed = settings(max_examples=120, deadline=None, suppress_health_check=SLOW)
+relaxed = settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 
 NEXT = {"ubuntu-22.04": "5.15.0-160-generic", "debian-12": "6.1.0-50-amd64"}
 NEWER = {"ubuntu-22.04": "5.15.0-161-generic", "debian-12": "6.1.0-51-amd64"}
@@ -91,7 +91,7 @@ def offers(draw: st.DrawFn, system: str, catalog: Catalog) -> list[Offer]:
         # Most archives have something that fits.
         branch = draw(st.sampled_from([n for n in reversed(catalog.branches) if own.families[0].names(n)]))
         suffix = {"Ubuntu": "-0ubuntu0.22.04.1", "Debian": "-1~deb12u1"}[own.origin]
-        modules = draw(st.sampled_from([[running], [running, NEXT[system]]]))
+        modules = draw(st.sampled_from([[running], [running, NEXT[system]], [], [NEXT[system]]]))
         found.append(
             Offer(own.name, own.families[0].family, _versions(draw, branch, suffix), modules=modules)
         )
@@ -124,7 +124,7 @@ def offers(draw: st.DrawFn, system: str, catalog: Catalog) -> list[Offer]:
     return found
 
 
-@dataclass
+@dataclass(repr=False)
 class Asked:
     """A node, the workloads and the wishes."""
 
@@ -132,6 +132,12 @@ class Asked:
     node: Node
     workloads: str
     wishes: dict[str, Any]
+
+    def __repr__(self) -> str:
+        host, apt = self.node["host"], self.node["apt"]
+        offers = {name: entry["versions"] for name, entry in apt["candidates"].items()}
+        facts = [gpu["device_id"] for gpu in host["gpus"]], host["kernel"], host["secure_boot"], host["mok"]
+        return f"Asked({self.workloads!r}, {self.wishes}, {facts}, {list(self.catalog.branches)}, {offers})"
 
     def answer(self, **more: Any) -> Resolution:
         return ask(self.node, self.workloads, catalog=self.catalog, **{**self.wishes, **more})
@@ -281,12 +287,14 @@ def every_driver(asked: Asked, source: PackageSource) -> list[Driver]:
             entry = candidates.get(called([family.version_package])[0])
             if not entry:
                 continue
+            ours = [v for v in entry["versions"] if source.origin in entry["origins"].get(v, [])]
+            release = observed["host"]["os"]["version_id"]
             mine = [
                 v
-                for v in entry["versions"]
-                if source.origin in entry["origins"].get(v, []) and driver_branch(v) == branch
+                for v in ours
+                if driver_branch(v) == branch and not source.leads_elsewhere(release, family, branch, v)
             ]
-            newest = max(mine, key=Version, default=None)
+            newest = max(ours, key=Version, default=None)
             current = entry["candidate"] if entry["candidate"] in mine else newest
             for version in mine:
                 upstream = driver_version(version) or ""
