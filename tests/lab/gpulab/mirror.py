@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from . import keys, rootfs, settings
@@ -17,7 +17,7 @@ from .errors import LabError
 from .shell import output, run
 
 #: Raise it when this file lays the archives out differently.
-LAYOUT = 6
+LAYOUT = 7
 
 #: From the distribution, with all they depend on; everything that the roles install beside NVIDIA's packages.
 DOWNLOAD = ("docker.io", "containerd", "runc", "python3-debian", "pciutils", "xz-utils", "gnupg")
@@ -62,7 +62,7 @@ def ensure(suites: Mapping[str, str], simulated: Path) -> str:
             distribution_archives(fresh, os_, source, simulated / "archives")
             if os_.codename in DOCKER_CE:
                 docker = fresh / "docker-ce" / "linux" / os_.distribution
-                docker_archive(docker, os_.codename, sorted(debs_dir(source).glob("*.deb")))
+                docker_archive(docker, os_.codename, source)
     toolkit = sorted((simulated / "toolkit").glob("*.deb"))
     toolkit_archive(fresh / "libnvidia-container", toolkit, "toolkit")
     toolkit_archive(fresh / "rotated" / "libnvidia-container", toolkit, "toolkit-rotated")
@@ -136,9 +136,25 @@ def real_packages(archive: Path, source: str, *, with_client_inside: bool) -> st
     known = archive / f".{source}.index"
     if not known.exists():
         debs = sorted(debs_dir(source).glob("*.deb"))
-        link_all(with_client(debs, archive / pool) if with_client_inside else debs, archive / pool)
+        if with_client_inside and (parts := client_apart(debs)):
+            joined = repacked(f"docker.io-{source}", source, functools.partial(with_client, *parts))
+            debs = [*(deb for deb in debs if deb not in parts), *joined]
+        link_all(debs, archive / pool)
         known.write_text(scan(archive, pool))
     return known.read_text()
+
+
+def repacked(name: str, source: str, make: Callable[[Path], None]) -> list[Path]:
+    """Packages that are made of a release's real ones: once, and not at every change of the stand-ins."""
+    target = settings.home() / "cache" / f"repacked-{name}"
+    stamp = target / ".made-of"
+    digest = rootfs.digest_of(LAYOUT, (debs_dir(source) / ".complete").read_text())
+    if _read(stamp) != digest:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        make(target)
+        stamp.write_text(digest)
+    return sorted(target.glob("*.deb"))
 
 
 def distribution_suite(base: Path, archive: str, os_: settings.NodeOs, directory: Path, real: str) -> None:
@@ -210,28 +226,26 @@ def newest(debs: Iterable[Path]) -> list[Path]:
     return list(best.values())
 
 
-def with_client(debs: list[Path], pool: Path) -> list[Path]:
-    """The packages with Docker's client inside docker.io, where Ubuntu has it; Debian 13 packs it apart.
+def client_apart(debs: Iterable[Path]) -> tuple[Path, Path] | None:
+    """docker.io and docker-cli, where they are two: Debian 13 packs the client apart."""
+    found = {deb.name.partition("_")[0]: deb for deb in debs}
+    return (found["docker.io"], found["docker-cli"]) if "docker-cli" in found else None
 
-    The joined package goes straight into the pool; what is returned is left to be put there.
-    """
-    found = {name: deb for deb in debs if (name := deb.name.partition("_")[0]) in {"docker.io", "docker-cli"}}
-    if len(found) < 2:
-        return debs
-    pool.mkdir(parents=True, exist_ok=True)
+
+def with_client(docker: Path, client: Path, target: Path) -> None:
+    """docker.io with Docker's client inside, where Ubuntu has it."""
     build = Path(tempfile.mkdtemp(prefix="docker.io-", dir=settings.home()))
     try:
         tree = build / "docker.io"
-        run(["dpkg-deb", "--raw-extract", found["docker.io"], tree])
-        run(["dpkg-deb", "--extract", found["docker-cli"], tree])
+        run(["dpkg-deb", "--raw-extract", docker, tree])
+        run(["dpkg-deb", "--extract", client, tree])
         control = tree / "DEBIAN" / "control"
         control.write_text(join_control(control.read_text()))
         # Its checksums are those of the package before.
         (tree / "DEBIAN" / "md5sums").unlink(missing_ok=True)
-        build_deb(tree, pool)
+        build_deb(tree, target)
     finally:
         shutil.rmtree(build)
-    return [deb for deb in debs if deb not in found.values()]
 
 
 def join_control(text: str) -> str:
@@ -276,10 +290,12 @@ def cuda_archive(flat: Path, debs: list[Path], key: str) -> None:
     (flat / "3bf863cc.pub").write_text(keys.public_key(key))
 
 
-def docker_archive(archive: Path, codename: str, debs: list[Path]) -> None:
+def docker_archive(archive: Path, codename: str, source: str) -> None:
     """Docker's own repository; its packages are made of the distribution's."""
     pool = Path("dists") / codename / "pool" / "stable" / "amd64"
-    repackage_docker(debs, archive / pool, codename)
+    debs = sorted(debs_dir(source).glob("*.deb"))
+    make = functools.partial(repackage_docker, debs, codename)
+    link_all(repacked(f"docker-ce-{codename}", source, make), archive / pool)
     index(archive, pool, archive / "dists" / codename / "stable" / "binary-amd64")
     release(
         archive / "dists" / codename,
@@ -302,7 +318,10 @@ def index(archive: Path, pool: Path, target: Path) -> None:
 def scan(archive: Path, pool: Path) -> str:
     """What apt-ftparchive says of a pool."""
     (archive / pool).mkdir(parents=True, exist_ok=True)
-    return output(["apt-ftparchive", "packages", str(pool)], what="apt-ftparchive packages", cwd=archive)
+    # The checksums that Debian's own indexes have; more of them only takes longer.
+    options = ["-o", "APT::FTPArchive::SHA1=no", "-o", "APT::FTPArchive::SHA512=no"]
+    command = ["apt-ftparchive", *options, "packages", str(pool)]
+    return output(command, what="apt-ftparchive packages", cwd=archive)
 
 
 def write_index(target: Path, text: str) -> None:
@@ -408,9 +427,8 @@ def ce_depends(fields: Iterable[str], package: str) -> str:
     return ", ".join([*own.get(package, []), *kept])
 
 
-def repackage_docker(debs: list[Path], target: Path, codename: str) -> None:
+def repackage_docker(debs: list[Path], codename: str, target: Path) -> None:
     """docker-ce, docker-ce-cli and containerd.io out of docker.io, containerd, runc and tini."""
-    target.mkdir(parents=True, exist_ok=True)
     found = {deb.name.partition("_")[0]: deb for deb in debs if deb.name.partition("_")[0] in CE_OF}
     if "docker.io" not in found or "containerd" not in found:
         raise LabError(
