@@ -263,6 +263,13 @@ def later_module(node: Node, names_: Names, origin: str) -> Packages:
 
 
 def _kernel_metapackage(node: Node, names_: Names, origin: str) -> Optional[Tuple[str, str, str]]:
+    key = (names_.module_meta, origin)
+    if key not in node.answers:
+        node.answers[key] = _find_kernel_metapackage(node, names_, origin)
+    return node.answers[key]
+
+
+def _find_kernel_metapackage(node: Node, names_: Names, origin: str) -> Optional[Tuple[str, str, str]]:
     """(name, kernel, version) of the package that follows this node's line of kernels."""
     flavour = line_of_kernel(node.running)
     if not names_.module_meta or not flavour:
@@ -292,6 +299,15 @@ def _is_later(kernel: str, than: Optional[str]) -> bool:
 
 def _dkms_ways(node: Node, names_: Names, version: Optional[str]) -> List[Tuple[str, Cover]]:
     """The kernels whose headers are there or can be had; from whichever archive the kernel is."""
+    there = names_.dkms_module in node.have
+    key = (names_.headers, names_.headers_meta, upstream_of(version) if there else None)
+    if key not in node.answers:
+        node.answers[key] = _headers_ways(node, names_, key[2])
+    return node.answers[key]
+
+
+def _headers_ways(node: Node, names_: Names, there: Optional[str]) -> List[Tuple[str, Cover]]:
+    """`there`: the version that DKMS has in its hands already, if this is that driver."""
     if not node.running:
         return []
     headers: Dict[str, Packages] = {}
@@ -300,7 +316,7 @@ def _dkms_ways(node: Node, names_: Names, version: Optional[str]) -> List[Tuple[
             continue
         wanted = [(before + kernel + after) for before, after in names_.headers]
         offered = tuple([(name, node.first(name)) for name in wanted if node.first(name)])
-        built = names_.dkms_module in node.have and node.built.get(kernel) == upstream_of(version)
+        built = there is not None and node.built.get(kernel) == there
         if built or kernel in node.headers or (wanted and len(offered) == len(wanted)):
             headers[kernel] = offered
     if not headers:

@@ -379,6 +379,8 @@ class Node:
             self.running: (driver.get("on_disk") or {}).get("version"),
         }
         self._offered: Dict[Tuple[str, str], Sequence[str]] = {}
+        # What several drivers of one node ask alike.
+        self.answers: Dict[Any, Any] = {}
 
     def names(self, family: Family, branch: int, flavour: str) -> Names:
         # A family's identity stands for it: it lives as long as its catalog, whose memory this is.
@@ -409,8 +411,10 @@ class Node:
 
     def _read_offer(self, entry: Mapping[str, Any], origin: str) -> Sequence[str]:
         candidate = entry.get("candidate")
-        found = entry.get("versions") or ([candidate] if candidate else ())
+        found: List[str] = entry.get("versions") or ([candidate] if candidate else [])
         origins = entry.get("origins")
+        if origins and len(found) == 1 and origin in origins.get(found[0], ()):
+            return found  # the common case, and there are many of them
         if origins:
             # A version without an origin is only installed, or an observation that does not tell.
             other = entry.get("installed") if origin == self.own_origin else None

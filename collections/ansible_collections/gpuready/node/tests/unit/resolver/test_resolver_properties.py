@@ -93,7 +93,14 @@ def offers(draw: st.DrawFn, system: str, catalog: Catalog) -> list[Offer]:
         suffix = {"Ubuntu": "-0ubuntu0.22.04.1", "Debian": "-1~deb12u1"}[own.origin]
         modules = draw(st.sampled_from([[running], [running, NEXT[system]], [], [NEXT[system]]]))
         found.append(
-            Offer(own.name, own.families[0].family, _versions(draw, branch, suffix), modules=modules)
+            Offer(
+                own.name,
+                own.families[0].family,
+                _versions(draw, branch, suffix),
+                modules=modules,
+                metapackage=draw(st.sampled_from([None, NEWER[system], NEXT[system]])),
+                dkms=draw(st.booleans()),
+            )
         )
     for _ in range(draw(st.sampled_from([0, 1, 2, 2, 3, 4]))):
         source = draw(st.sampled_from([own, own, *others]))
