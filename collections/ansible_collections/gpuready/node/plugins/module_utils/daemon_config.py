@@ -13,10 +13,11 @@ one value; two different values are a conflict, never a silent overwrite.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from typing import Any, Iterable, Sequence
+
+from .plain import plain_copy
 
 # Lists in which dockerd sees a set: entries of several authors live side by side.
 # A list that is not named here (a runtime's args, for example) is one value.
@@ -289,15 +290,15 @@ def _merge_into(
             if key in current:
                 current[key] = _merge_into(current[key], value, (*path, key), replace, found)
             else:
-                current[key] = copy.deepcopy(value)
+                current[key] = plain_copy(value)
         return current
     if isinstance(current, list) and isinstance(wanted, list) and _is_set_list(path):
         return _union(current, wanted, path, consent, found)
     if equal(current, wanted):
         return current
     if consent:
-        return copy.deepcopy(wanted)
-    found.append({"path": _dotted(path), "current": copy.deepcopy(current), "wanted": copy.deepcopy(wanted)})
+        return plain_copy(wanted)
+    found.append({"path": _dotted(path), "current": plain_copy(current), "wanted": plain_copy(wanted)})
     return current
 
 
@@ -311,7 +312,7 @@ def _union(
         name = _name_of(path[0], item)
         rival = None if name is None else next((o for o in merged if _name_of(path[0], o) == name), None)
         if rival is None:
-            merged.append(copy.deepcopy(item))
+            merged.append(plain_copy(item))
         elif consent:
             merged[merged.index(rival)] = item
         else:
@@ -326,7 +327,7 @@ def merge(current: dict[str, Any], wanted: dict[str, Any], replace: Iterable[str
     `MergeConflict` with all conflicts at once.
     """
     found: list[dict[str, Any]] = []
-    merged = _merge_into(copy.deepcopy(current), wanted, (), list(replace), found)
+    merged = _merge_into(plain_copy(current), wanted, (), list(replace), found)
     if found:
         raise MergeConflict(found)
     return merged
@@ -337,7 +338,7 @@ def conflicts(
 ) -> list[dict[str, Any]]:
     """What stands against a merge: a list of {path, current, wanted}; empty when nothing does."""
     found: list[dict[str, Any]] = []
-    _merge_into(copy.deepcopy(current), wanted, (), list(replace), found)
+    _merge_into(plain_copy(current), wanted, (), list(replace), found)
     return found
 
 
@@ -357,7 +358,7 @@ def _added_to(current: Any, wanted: Any, path: tuple[str, ...]) -> Any:
         return _MISSING if same_runtime(current, wanted) else wanted
     if isinstance(current, dict) and isinstance(wanted, dict):
         parts = {
-            key: _added_to(current[key], value, (*path, key)) if key in current else copy.deepcopy(value)
+            key: _added_to(current[key], value, (*path, key)) if key in current else plain_copy(value)
             for key, value in wanted.items()
         }
         parts = {key: part for key, part in parts.items() if part is not _MISSING}
@@ -365,7 +366,7 @@ def _added_to(current: Any, wanted: Any, path: tuple[str, ...]) -> Any:
     if isinstance(current, list) and isinstance(wanted, list) and _is_set_list(path):
         items = [item for item in wanted if not any(equal(item, other) for other in current)]
         return items if items else _MISSING
-    return _MISSING if equal(current, wanted) else copy.deepcopy(wanted)
+    return _MISSING if equal(current, wanted) else plain_copy(wanted)
 
 
 def unmerge(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -374,7 +375,7 @@ def unmerge(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     Containers that become empty go too. A value that the user had set to just the same before cannot be
     told from ours and goes as well.
     """
-    remaining = _unmerge_from(copy.deepcopy(current), wanted, ())
+    remaining = _unmerge_from(plain_copy(current), wanted, ())
     return {} if remaining is _MISSING else remaining
 
 
@@ -402,7 +403,7 @@ def without(current: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     A key may hold dots itself (`runtimes.io.containerd.runsc.v1`): at every level the whole rest of the path
     is tried as one key before it is split.
     """
-    result = copy.deepcopy(current)
+    result = plain_copy(current)
     for path in paths:
         _remove_path(result, path)
     return result

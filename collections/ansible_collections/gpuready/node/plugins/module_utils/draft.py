@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
 from .driver_options import Option, has_lists
-from .requirements import Memory, conflict, dig
+from .requirements import Memory, conflict
 from .resolver import Resolution
 
 # In the order of application: (role, layer).
@@ -49,18 +49,6 @@ def listing(items: Sequence[str], limit: int = 6) -> str:
     return shown + (", and %d more" % (len(items) - limit) if len(items) > limit else "")
 
 
-def plain_copy(data: Any) -> Any:
-    """A copy of what JSON can say: many times faster than copy.deepcopy, which knows more."""
-    if isinstance(data, dict):
-        return {key: plain_copy(value) if type(value) in _HOLDERS else value for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [plain_copy(item) if type(item) in _HOLDERS else item for item in data]
-    return data
-
-
-_HOLDERS = (dict, list, tuple)
-
-
 class Draft:
     """The plan in the making."""
 
@@ -92,7 +80,13 @@ class Draft:
         self.reboot: Optional[Dict[str, Any]] = None  # {key, reason, evidence}
 
     def see(self, *path: str) -> Any:
-        return dig(self.observed, *path)
+        """What was observed there; None where the way ends. As `dig`, in the place that asks most often."""
+        data: Any = self.observed
+        for name in path:
+            if not isinstance(data, dict):
+                return None
+            data = data.get(name)
+        return data
 
     def act(
         self,

@@ -393,7 +393,7 @@ def _plan_daemon(
         ours["default-runtime"] = facts.runtime["name"]
     if cdi["feature_flag"]:
         ours["features"] = {"cdi": True}
-    for problem in daemon_config.problems(asked):
+    for problem in daemon_config.problems(asked) if asked else ():
         work.refuse(
             "docker.daemon_config_invalid",
             "container_runtime",
@@ -402,7 +402,7 @@ def _plan_daemon(
             ["dockerd would not start with it"],
             ["correct docker_engine_daemon_config"],
         )
-    for item in daemon_config.conflicts(asked, ours):
+    for item in daemon_config.conflicts(asked, ours) if asked else ():
         work.refuse(
             "docker.daemon_config_contradiction",
             "container_runtime",
@@ -434,7 +434,7 @@ def _plan_daemon(
         (asked, asked_consent, "docker_engine", "docker_engine_daemon_config"),
         (ours, overrule, "nvidia_container_toolkit", ""),
     ):
-        for item in daemon_config.conflicts(content, wanted, consent):
+        for item in daemon_config.conflicts(content, wanted, consent) if content and wanted else ():
             _refuse_setting(work, item, role, variable, path)
     if len(work.conflicts) > before:
         return

@@ -11,7 +11,8 @@ from typing import Any, Dict, List, Mapping, Union
 
 from . import driver_options
 from .catalog import Catalog, annotate
-from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old, plain_copy
+from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old
+from .plain import plain_copy
 from .plan_driver import plan_driver
 from .plan_framework import choose_workloads, plan_images
 from .plan_kernel import plan_reboot, reboot_row

@@ -6,10 +6,11 @@ A policy test keeps the defaults equal to the roles' `defaults/main.yml`.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from .plain import plain_copy
 
 DOCKER_REPO = "https://download.docker.com/linux/ubuntu"
 DOCKER_FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
@@ -229,7 +230,7 @@ def _mapping(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
             "%s is %r, but must be a mapping (it is merged into daemon.json)" % (name, value),
             ["set %s: {}" % name],
         )
-    return copy.deepcopy(value), None
+    return plain_copy(value), None
 
 
 _SPECIAL: Dict[str, Callable[[str, Any], Tuple[Any, Optional[Problem]]]] = {

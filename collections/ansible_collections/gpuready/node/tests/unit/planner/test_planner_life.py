@@ -110,7 +110,10 @@ def worlds(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
     else:
         merge(world.hidden, found)
     if draw(st.booleans()):
-        world.cuda({branch: CUDA[branch] for branch in draw(st.sets(st.sampled_from(sorted(CUDA))))}, True)
+        world.cuda(
+            {branch: CUDA[branch] for branch in draw(st.sets(st.sampled_from(sorted(CUDA)), min_size=1))},
+            True,
+        )
     else:
         world.cuda(CUDA, False)
     if draw(st.integers(0, 5)) == 0:

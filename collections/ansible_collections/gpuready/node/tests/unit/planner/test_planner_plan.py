@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -808,16 +807,6 @@ def test_unknown_facts_are_not_taken_for_absent() -> None:
 def test_empty_observation_is_a_conflict_and_no_crash() -> None:
     result = planned({})
     assert set(conflicts(result)) == {"host.os_unsupported", "host.arch_unsupported", "host.gpus_unknown"}
-
-
-def test_speed_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    node, count = bare("20b5"), 200
-    begun = time.perf_counter()
-    for _ in range(count):
-        planned(node)
-    seconds = time.perf_counter() - begun
-    with capsys.disabled():
-        print(f"\n{count / seconds:.0f} plans/s of a bare node", end=" ")
 
 
 if __name__ == "__main__":
