@@ -102,6 +102,9 @@ def archives(
         ):
             for package in packages:
                 yield "ubuntu", suite, component(codename, package), package
+        for old, (version, new) in release.get("security", {}).items():
+            for package in ubuntu.transitional(old, new, version):
+                yield "ubuntu", f"{codename}-security", component(codename, package), package
         return
     for key, components in debian.archive_packages(release, binaries).items():
         security = key == "security"

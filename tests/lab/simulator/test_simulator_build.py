@@ -242,3 +242,14 @@ def test_uname_says_the_kernel_that_boots(output: Path) -> None:
         ["uname", "-r"], env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == (f"{os.uname().release}\n", "")
+
+
+def test_a_branch_past_its_end_leads_elsewhere_in_security(output: Path) -> None:
+    """As Ubuntu's 535-server since its end of life: the version says 535, the package is empty."""
+    deb = next((output / "archives/ubuntu/jammy-security/restricted").glob("nvidia-utils-535-server_*"))
+    control = fields(deb)
+    assert (control["Version"], control["Depends"]) == (
+        "535.309.01-0ubuntu0.22.04.2",
+        "nvidia-utils-580-server",
+    )
+    assert "/usr/bin/nvidia-smi" not in contents(deb)

@@ -68,7 +68,7 @@ def archive_packages(
     for key in suites.keys() & kernels.keys():
         suites[key].append(signatures(kernels[key], newest))
     for old, new in release.get("transitional", []):
-        packages += transitional(old, new, release["families"]["-server"])
+        packages += transitional(old, new, newest_of(new, release["families"]["-server"]))
     return suites["running"], suites["new"]
 
 
@@ -83,11 +83,17 @@ def signatures(kernel: str, rebuild: int) -> Deb:
     )
 
 
-def transitional(old: str, new: str, archive: list[list[str]]) -> list[Deb]:
-    """Packages of a branch that is gone: they only pull in the branch that took over."""
-    version = next(
-        f"{upstream}-{revision}" for upstream, revision in reversed(archive) if upstream.startswith(new + ".")
+def newest_of(branch: str, archive: list[list[str]]) -> str:
+    """The newest version of a branch in an archive."""
+    return next(
+        f"{upstream}-{revision}"
+        for upstream, revision in reversed(archive)
+        if upstream.startswith(branch + ".")
     )
+
+
+def transitional(old: str, new: str, version: str) -> list[Deb]:
+    """Packages of a branch that is gone: they only pull in the branch that took over."""
     stems = (
         "nvidia-utils-{}-server",
         "nvidia-headless-{}-server",

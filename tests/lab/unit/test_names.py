@@ -35,8 +35,19 @@ def offered() -> Iterator[tuple[str, str, str, list[tuple[str, str]]]]:
 
 
 def pairs(debs: list[Any]) -> list[tuple[str, str]]:
-    """Names and upstream versions."""
-    return [(deb.name, deb.version.split("-")[0]) for deb in debs]
+    """Names and upstream versions of what is no empty package that leads to another branch."""
+    return [(deb.name, deb.version.split("-")[0]) for deb in debs if not deb.section.endswith("/oldlibs")]
+
+
+@pytest.mark.parametrize("codename", ["jammy", "noble"])
+def test_the_catalog_knows_which_packages_lead_elsewhere(codename: str) -> None:
+    os_ = next(os_ for os_ in settings.OSES.values() if os_.codename == codename)
+    source = catalog.load_catalog().package_source("ubuntu", "ubuntu", os_.version_id)
+    assert source is not None
+    server = next(family for family in source.families if family.family == "server")
+    for branch, (version, _) in simulator.releases()[codename]["security"].items():
+        assert source.leads_elsewhere(os_.version_id, server, int(branch), version)
+        assert not source.leads_elsewhere(os_.version_id, server, int(branch), "535.274.02-0ubuntu0.22.04.1")
 
 
 @pytest.mark.parametrize(
