@@ -21,13 +21,13 @@ from .requirements import (
     Requirement,
     RuleSet,
     code_for,
-    collect,
     conflict,
     dig,
     distinct,
     gpu_key,
     gpu_words,
     limits_of,
+    rule_set,
     runs_on,
 )
 from .versions import Version, driver_branch, driver_version, matches
@@ -363,14 +363,14 @@ def fitting_workloads(question: Question, name: str, options: Sequence[Option]) 
     def fits(other: Framework) -> bool:
         if not all(runs_on(other, asked) and not limits_of(other, asked) for asked in capabilities):
             return False
-        rules = collect(
+        rules = rule_set(
             question.gpus,
             [*others, other],
             question.wishes,
             catalog,
             **_machine(question),
         )
-        return bool(suitable(options, RuleSet([*rules, *extra])))
+        return bool(suitable(options, RuleSet([*rules, *extra]) if extra else rules))
 
     near = sorted(
         (row for row in catalog.frameworks.values() if row.framework == wrong.framework and row.name != name),
