@@ -48,7 +48,7 @@ def test_driver_packages_are_of_one_version(host: Any) -> None:
 def test_driver_packages_are_held(host: Any, wished: Callable[[str, Any], Any]) -> None:
     if not wished("nvidia_driver_hold_enabled", True):
         pytest.skip("the inventory does not want holds")
-    # A metapackage of the kernel's flavour names no kernel: held, it would keep the next kernel's module away.
+    # A metapackage names no kernel: held, it would keep the next kernel's module away.
     held = {
         name
         for name in driver_packages(host)
