@@ -114,8 +114,11 @@ def is_rolled_back(record: dict[str, Any]) -> bool:
 def driver_change(record: dict[str, Any]) -> dict[str, Any] | None:
     """``{from, to}``: the driver's version (and flavour, where only that differs) before and after.
 
-    After is what was seen last or, while ``driver.install`` is still to be done, what is planned.
+    After is what was seen last or, while ``driver.install`` is still to be done, what is planned. A node that
+    was rolled back is where it was; what the next run would try there is no change of this one.
     """
+    if record.get("failed") and is_rolled_back(record):
+        return None
     gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
     now = _dig(gpu_stack, "driver", "loaded") or {}
     before = record.get("driver_before") or now
@@ -173,7 +176,8 @@ def _host_version(record: dict[str, Any], pending: bool) -> str:
     gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
     loaded = _dig(gpu_stack, "driver", "loaded") or {}
     planned = _dig(plan, "driver") or {}
-    if pending and planned:
+    back = record.get("rolled_back") if record.get("failed") and is_rolled_back(record) else None
+    if pending and planned and not back:
         version, flavour = planned.get("version") or planned.get("branch"), planned.get("flavour")
     else:
         version, flavour = loaded.get("version"), loaded.get("flavour")
@@ -190,6 +194,8 @@ def _host_version(record: dict[str, Any], pending: bool) -> str:
         )
         if number
     ]
+    if back and back.get("from"):
+        done.insert(0, f"back from {back['from']}")
     if driver and done:
         driver += f" ({', '.join(done)})"
     return ", ".join(part for part in (_gpu_names(gpu_stack, plan), driver) if part)

@@ -104,24 +104,30 @@ def test_status_follows_from_what_happened(given, planning, status):
     assert report.node_status(given, planning=planning) == status
 
 
-def test_a_node_whose_former_driver_is_back_is_rolled_back():
-    back = {"from": "595.71.05", "to": "580.95.05", "why": "0 of 1 GPUs", "verification": []}
-    given = record(rolled_back=back, failed=True, verification=[verification()])
-    assert report.node_status(given) == "rolled_back"
-    assert report.node_document(given, "r")["rolled_back"] == back
-    assert "rolled_back" in report.BAD_STATUSES and "rolled_back" in report.STATUSES
-    # It was gone back to, but is not loaded: that is only a failure.
-    assert report.node_status(record(rolled_back={**back, "to": "535.1"}, failed=True)) == "failed"
-    # By hand, which is no failure.
-    assert report.node_status(record(rolled_back=back)) == "provisioned"
-
-
 def _driver(version, flavour="open"):
     return {"version": version, "flavour": flavour}
 
 
 ARROW = report.ARROW
 NEWER = plan("changes", [action("driver.install", "host")], driver=_driver("590.48.01"))
+
+
+def test_a_node_whose_former_driver_is_back_is_rolled_back():
+    back = {"from": "595.71.05", "to": "580.95.05", "why": "0 of 1 GPUs", "verification": []}
+    given = record(rolled_back=back, failed=True, verification=[verification()])
+    assert report.node_status(given) == "rolled_back"
+    assert report.node_document(given, "r")["rolled_back"] == back
+    assert "rolled_back" in report.BAD_STATUSES and "rolled_back" in report.STATUSES
+    # The next run would try another one: that is not where the node is.
+    given = {**given, "plan": NEWER, "reloads": 2}
+    assert report.driver_change(given) is None
+    assert report.layer_verdicts(given)["host"]["version"] == (
+        "A100 80GB PCIe, driver 580.95.05 open (back from 595.71.05, reloaded 2 times)"
+    )
+    # It was gone back to, but is not loaded: that is only a failure.
+    assert report.node_status(record(rolled_back={**back, "to": "535.1"}, failed=True)) == "failed"
+    # By hand, which is no failure.
+    assert report.node_status(record(rolled_back=back)) == "provisioned"
 
 
 @pytest.mark.parametrize(
