@@ -64,7 +64,8 @@ options:
   key_url:
     description:
       - Where the signing key (or keys) can be fetched, armored or binary. It is fetched only when the keyring
-        does not hold pinned keys already, or with O(key_refresh_enabled).
+        does not hold pinned keys already, when the source moves to another O(uris), or with
+        O(key_refresh_enabled).
     type: str
   key_fingerprint:
     description:
@@ -286,6 +287,11 @@ def keyring_in_order(data: Optional[bytes], pinned: List[str]) -> Optional[List[
     return held if set(held) <= set(pinned) else None
 
 
+def uris(source: bytes) -> List[bytes]:
+    """What a deb822 source says about where the repository is."""
+    return [line.split(b":", 1)[1].strip() for line in source.splitlines() if line.startswith(b"URIs:")]
+
+
 def architecture(module: AnsibleModule) -> str:
     dpkg = module.get_bin_path("dpkg")
     if dpkg:
@@ -322,17 +328,20 @@ class Source:
             params["architectures"],
             params["signed_by"] if trusted else self.keyring,
         ).encode("utf-8")
-        changes = [] if trusted else [*self._keys(pinned), *self._conflicting()]
         before = self.files.read(self.path)
+        # Another repository is signed by a key of its own, whatever the former one's keyring holds.
+        moved = before is not None and uris(before) != uris(wanted)
+        changes = [] if trusted else [*self._keys(pinned, moved), *self._conflicting()]
         if before != wanted:
             changes.append(Change(self.path, before, wanted, self._foreign(self.path, before)))
         return self.backups.changes([change for change in changes if change.keep]) + changes
 
-    def _keys(self, pinned: List[str]) -> List[Change]:
+    def _keys(self, pinned: List[str], moved: bool) -> List[Change]:
         """The keyring, if it has to change."""
         params = self.params
         ring = self.files.read(self.keyring)
-        held = None if params["key_refresh_enabled"] or params["key"] else keyring_in_order(ring, pinned)
+        fresh = moved or params["key_refresh_enabled"] or params["key"]
+        held = None if fresh else keyring_in_order(ring, pinned)
         if held is not None:
             self.fingerprints = held
         else:

@@ -235,6 +235,17 @@ def test_key_is_fetched_once(world, server):
     assert server.requests == 2
 
 
+def test_key_of_another_repository_is_fetched_anew(world, server):
+    """The keyring in place holds a pinned key, but the source moves to where another one signs."""
+    world.run(key=None, key_url=server.url)
+    server.answer = (200, KEY_B)
+    moved = {"key": None, "key_url": server.url, "uris": ["http://elsewhere.example/debian"]}
+    assert PRINT_B in world.fail(**moved)
+    assert world.run(**moved, key_fingerprint=[PRINT_A, PRINT_B])["changed"] is True
+    assert [entry.fingerprint for entry in openpgp.keys(world.read(KEYRING).encode())] == [PRINT_B]
+    assert world.run(**moved, key_fingerprint=[PRINT_A, PRINT_B])["changed"] is False
+
+
 @pytest.mark.parametrize(
     "damage",
     [b"", b"<html>", openpgp.armor(KEY_A)[:-30].encode(), KEY_B, openpgp.armor(KEY_A + KEY_B).encode()],
