@@ -288,12 +288,15 @@ def _ways_out(question: Question, contradiction: Contradiction, options: Sequenc
         if rule.rule == "user-minimum":
             if examples:
                 found.append("lower %s to %s or less" % (rule.variable, examples[0]))
+            elif len(contradiction.rules) > 1:
+                found.append("lower %s" % rule.variable)
         elif rule.variable:
             neutral = '""' if rule.rule == "user-version" else "auto"
+            way = "leave %s at %s" % (rule.variable, neutral)
             if examples:
-                found.append("leave %s at %s (%s would do)" % (rule.variable, neutral, ", ".join(examples)))
-            elif rule.rule == "user-source":
-                found.append("leave %s at auto" % rule.variable)
+                found.append("%s (%s would do)" % (way, ", ".join(examples)))
+            elif len(contradiction.rules) > 1 or rule.rule == "user-source":
+                found.append(way)
         elif rule.workload:
             found += _other_workloads(question, [str(other.workload) for other in alike], options)
         elif rule.rule == "secure-boot":

@@ -303,31 +303,6 @@ def kernel_flavour(kernel: Optional[str]) -> Optional[str]:
     return match.group(1) if match else None
 
 
-def is_kernel_metapackage(name: str, option: Option) -> bool:
-    """Does this package follow the kernel (its newest module or headers) and not the driver?
-
-    Such a package must not be held: it would keep the module of a new kernel away. It names the driver's
-    version itself, so apt leaves it alone where it does not fit the driver that is held.
-    """
-    if not (option.family.kernel_metapackage or option.family.kernel_headers):
-        return False
-    patterns = [p for p in (option.family.kernel_metapackage, *option.family.kernel_headers) if p]
-    for pattern in names(
-        [p for p in patterns if "{kernel_flavour}" in p],
-        option.branch,
-        option.family,
-        option.flavour,
-        _CUT,
-        _CUT,
-    ):
-        before, after = _around(pattern)
-        if name.startswith(before) and name.endswith(after):
-            middle = name[len(before) : len(name) - len(after) if after else None]
-            if middle and not middle[0].isdigit():
-                return True
-    return False
-
-
 class Anchor(NamedTuple):
     """A package whose name tells a source's family, and the branch unless the version has to tell it."""
 

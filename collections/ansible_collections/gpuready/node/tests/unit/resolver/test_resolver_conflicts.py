@@ -358,6 +358,13 @@ def test_downgrade_within_a_branch_needs_a_word() -> None:
     assert option is not None and option.exact and option.install == "dkms"
 
 
+def test_wishes_that_contradict_each_other_and_more() -> None:
+    result = ask(node("K80", "ubuntu-22.04", []), branch="470", version="535.274.02")
+    assert all(row["options"] for row in result.conflicts)
+    ways = [way for row in result.conflicts for way in row["options"]]
+    assert any(way.startswith('leave nvidia_driver_version at ""') for way in ways)
+
+
 def test_every_independent_contradiction_is_named() -> None:
     result = ask(node("P100,B200,K80", "ubuntu-22.04", []), "", min_version="700")
     sets = [row["what"] for row in result.conflicts]

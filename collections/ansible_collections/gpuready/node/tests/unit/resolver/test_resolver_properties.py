@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,10 @@ from hypothesis import strategies as st
 from resolver_world import CATALOG, KERNELS, Node, Offer, ask, hold, install_option, node
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+# More of them on demand: GPUREADY_EXAMPLES=1000 finds what a short run may miss.
+relaxed = settings(
+    max_examples=int(os.environ.get("GPUREADY_EXAMPLES", "60")), deadline=None, suppress_health_check=SLOW
+)
 
 NEXT = {"ubuntu-22.04": "5.15.0-160-generic", "debian-12": "6.1.0-50-amd64"}
 NEWER = {"ubuntu-22.04": "5.15.0-161-generic", "debian-12": "6.1.0-51-amd64"}
@@ -465,6 +469,22 @@ def test_nobody_is_sent_back_without_a_word(asked: Asked) -> None:
         assert compare(result.option.version, str(installed.version)) >= 0
     else:
         assert result.option.branch >= (installed.branch or 0)
+
+
+@relaxed
+@given(questions())
+def test_what_somebody_holds_is_not_moved(asked: Asked) -> None:
+    observed = hold(asked.node, "nvidia")
+    held = {row["name"]: row["version"] for row in observed["driver"]["packages"] if row["held"]}
+    assume(held)
+    result = replace(asked, node=observed).answer()
+    if result.option is None or result.keeps_installed:
+        return
+    installed = result.installed
+    assert installed is not None and installed.branch is not None
+    planned = dict(result.option.packages)
+    assert {name: planned.get(name, version) for name, version in held.items()} == held
+    assert result.option.branch == installed.branch and result.option.version == installed.version
 
 
 @relaxed
