@@ -36,6 +36,7 @@ PYTEST = (PYTHON, "-m", "pytest")
 # One pytest each: files of the same name in two of these are no clash then.
 UNIT_PATHS = (
     "collections/ansible_collections/gpuready/node/tests/unit",
+    "tests/kit",
     "tests/policy",
     "tests/lab/simulator",
     "tests/lab/unit",

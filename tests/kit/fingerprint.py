@@ -109,7 +109,7 @@ def read(output: str) -> Fingerprint:
         if line.startswith(MARK) and line[len(MARK) :] in PROBES:
             name = line[len(MARK) :]
             sections[name] = []
-        elif line.strip():
+        elif name and line.strip():
             sections[name].append(line.rstrip())
     if list(sections) != list(PROBES) or not sections["packages"] or not sections["boot"]:
         raise RuntimeError(f"the fingerprint is incomplete: {', '.join(sections)}")
