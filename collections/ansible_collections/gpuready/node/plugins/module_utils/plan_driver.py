@@ -326,10 +326,10 @@ def _lack(work: Draft, option: Option, installed: Installed) -> Optional[Lack]:
             return Lack(reason, [*broken, *absent], [])
     if missing:
         kernel = option.kernel or work.see("host", "kernel", "running")
-        lost = option.kernel or work.see("host", "kernel", "next_boot")
+        _, upcoming = driver_options.kernels(work.observed)
         reason = "the driver is not complete for kernel %s" % kernel
-        if lost != kernel and all(str(lost) in name for name in missing):
-            reason = "the next boot's kernel %s has no module of the driver" % lost
+        if upcoming and upcoming != kernel and all(upcoming in name for name in missing):
+            reason = "the next boot's kernel %s has no module of the driver" % upcoming
         return Lack(reason, absent, [])
     member, extras = membership(work, option), option.family.extras
     different = [

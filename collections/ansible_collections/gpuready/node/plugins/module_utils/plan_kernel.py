@@ -163,14 +163,15 @@ def reload_blockers(work: Draft) -> List[str]:
     failed = work.see("driver", "reload_failed")
     if failed:
         return ["it was tried in this run and failed (%s)" % failed]
-    processes, containers = work.see("driver", "processes"), gpu_containers(work)
+    processes = work.see("driver", "processes")
+    containers = work.see("container_runtime", "gpu_containers") or []
     users = work.see("driver", "loaded", "users")
     found = [
         "process %s (%s) holds %s" % (row.get("pid"), row.get("name"), listing(row.get("files") or [], 2))
         for row in processes or []
         if not row.get("service")
     ]
-    found += ["container %s" % text for text in containers]
+    found += ["container %s (%s) uses a GPU" % (row.get("name"), row.get("image")) for row in containers]
     if processes is None:
         found.append("which processes use a GPU cannot be told")
     if users is None:

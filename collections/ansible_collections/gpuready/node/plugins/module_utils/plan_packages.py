@@ -7,7 +7,7 @@ import re
 from typing import Dict, List, Mapping, Optional, Pattern, Sequence, Tuple
 
 from . import requirements
-from .catalog import Family, PackageSource
+from .catalog import Family
 from .draft import Draft
 from .driver_options import Installed, Option
 from .versions import driver_version
@@ -119,17 +119,18 @@ class Membership:
 def membership(work: Draft, option: Option) -> Membership:
     """Of an option; worked out once for all nodes of a catalog."""
     own = option.family.suffix
-    families = option.source.families if option.source else ()
-    longer = tuple(
-        sorted(
-            {row.suffix[len(own) :] for row in families if row.suffix != own and row.suffix.startswith(own)}
-        )
-    )
+    longer = work.memory.recall("longer suffixes", (work.system, own), lambda: _longer(work, own))
     return work.memory.recall(
         "membership",
         (id(option.family), option.branch, option.flavour, longer),
         lambda: Membership(option.family, option.branch, option.flavour, longer),
     )
+
+
+def _longer(work: Draft, own: str) -> Tuple[str, ...]:
+    """What follows the branch in the names of families that begin like this one's, from whichever source."""
+    suffixes = {family.suffix for source in work.sources for family in source.families}
+    return tuple(sorted(text[len(own) :] for text in suffixes if text != own and text.startswith(own)))
 
 
 def part_of(installed: Installed, kept: Option) -> Dict[str, Optional[str]]:
@@ -195,7 +196,7 @@ def replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
         return []
     member = membership(work, option)
     candidates = work.see("apt", "candidates") or {}
-    branched = work.memory.recall("branched", work.system, lambda: _branched(work.sources))
+    branched = work.memory.recall("branched", work.system, lambda: _branched(work))
     planned, current, found = dict(option.packages), installed.option, []
     for name, version in installed.packages.items():
         if name in planned or member.belongs(name, version, option.package_version):
@@ -210,10 +211,12 @@ def replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
     return sorted(found)
 
 
-def _branched(sources: Sequence[PackageSource]) -> List[Pattern[str]]:
+def _branched(work: Draft) -> List[Pattern[str]]:
     """The names that tell a driver's branch, of every source for this system."""
-    found = [re.compile(r".*nvidia.*-\d{3,4}(?:-|$)")]
-    for source in sources:
+    # The branch comes after words: a kernel's number (linux-signatures-nvidia-5.15.0-157-generic) is none.
+    numbers = "|".join(str(branch) for branch in work.catalog.branches)
+    found = [re.compile(r"(?:[a-z0-9]+-)*(?:lib)?nvidia-(?:[a-z][a-z0-9]*-)*(?:%s)(?:-|$)" % numbers)]
+    for source in work.sources:
         for family in source.families:
             for mark in ("-open", ""):
                 regular = _regular(_patterns(family), family, None, mark) if family.branched else None

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import daemon_config, driver_options
 from .draft import Draft, gpu_containers, listing, lists_are_old
-from .plan_sources import source_faults
+from .plan_sources import CUDA_ORIGIN, source_faults
 from .requirements import dig
 from .versions import at_least, matches, newest, upstream
 
@@ -233,6 +233,8 @@ def _plan_toolkit(work: Draft) -> Tuple[List[Dict[str, Any]], Optional[str]]:
     for name in facts.packages[1:]:
         others = driver_options.versions_of(work.observed, name)
         offered = [version for version in offered if version in others]
+    if not wish:
+        offered = _not_kept_out(work, facts.packages[0], offered)
     whole = len(installed) == len(facts.packages) and len(versions) == 1
     current = next(iter(versions)) if whole else None
     if current and (not wish or matches(current, wish)):
@@ -295,6 +297,15 @@ def _plan_toolkit(work: Draft) -> Tuple[List[Dict[str, Any]], Optional[str]]:
     refreshed = lists_are_old(work) and "toolkit.install" in work.actions and not wish
     packages = [{"name": name, "version": None if refreshed else version} for name in facts.packages]
     return packages, version
+
+
+def _not_kept_out(work: Draft, name: str, offered: List[str]) -> List[str]:
+    """The versions that the driver's preferences leave: the CUDA repository has the toolkit, too."""
+    pin = (work.driver or {}).get("pin") or ""
+    if " %s " % name not in pin.replace("\n", " "):
+        return offered
+    origins = work.see("apt", "candidates", name, "origins") or {}
+    return [v for v in offered if origins.get(v) != [CUDA_ORIGIN]] or offered
 
 
 def _toolkit_gone(work: Draft) -> List[str]:

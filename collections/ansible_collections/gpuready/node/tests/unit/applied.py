@@ -146,8 +146,7 @@ def docker(node: Node, plan: Node, done: list[str]) -> None:
         docker.update(installed=True, package=row["name"], version=plain)
         node["framework"]["images"] = node["framework"]["images"] or []
     if "toolkit.install" in done:
-        versions = node["apt"]["candidates"][TOOLKIT[0]]["versions"]
-        version = runtime["toolkit"]["version"] or versions[0]
+        version = runtime["toolkit"]["version"] or node["apt"]["candidates"][TOOLKIT[0]]["candidate"]
         toolkit["packages"] = [
             {"name": name, "version": version, "held": False, "status": "installed"} for name in TOOLKIT
         ]

@@ -1,4 +1,4 @@
-"""What all unit tests share; being here, it makes the helpers beside it (observed_nodes, applied) importable."""
+"""What all unit tests share; being here, it makes the helpers beside it importable."""
 
 from __future__ import annotations
 
