@@ -253,7 +253,7 @@ def later_module(node: Node, names_: Names, origin: str) -> Packages:
     if meta is None or names_.module is None:
         return ()
     name, kernel, version = meta
-    if kernel != node.running and not _is_later(kernel, node.upcoming or node.running):
+    if not _is_later(kernel, node.upcoming or node.running):
         return ()
     if node.have.get(name) == version:
         return ()  # it is there already, and has not helped

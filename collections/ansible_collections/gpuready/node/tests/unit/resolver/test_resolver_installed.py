@@ -143,6 +143,17 @@ def test_next_kernel_without_a_module_is_told() -> None:
     assert meta in dict(option.packages)
 
 
+def test_metapackage_of_the_running_kernel_does_not_cover_the_next() -> None:
+    offer = ubuntu("580.95.05-0ubuntu0.22.04.1", K22, metapackage=K22)
+    option = ask(node("A100", "ubuntu-22.04", [offer], next_boot=NEXT22)).option
+    assert option is not None and option.without_next_boot == NEXT22
+    assert len(dict(option.packages)) == len(option.packages)
+    observed = after([U580], [offer])
+    observed["host"]["kernel"]["next_boot"] = NEXT22
+    kept = ask(observed)
+    assert kept.keeps_installed and kept.option is not None and kept.option.without_next_boot == NEXT22
+
+
 def test_running_kernel_that_lost_its_module_keeps_the_driver_for_the_next() -> None:
     """After the metapackage brought a kernel, and before the reboot: nothing more to install."""
     first = node(

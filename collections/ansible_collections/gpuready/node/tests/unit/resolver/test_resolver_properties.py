@@ -488,6 +488,35 @@ def test_what_somebody_holds_is_not_moved(asked: Asked) -> None:
 
 
 @relaxed
+@given(questions())
+def test_a_next_boot_without_a_module_is_told(asked: Asked) -> None:
+    result = asked.answer()
+    assume(result.option is not None and result.option.version)
+    option, kernel = result.option, asked.node["host"]["kernel"]
+    assert option is not None
+    planned = dict(option.packages)
+    assert len(planned) == len(option.packages)
+    following = kernel["next_boot"]
+    assert (option.kernel != kernel["running"]) == option.reboot
+    if following == kernel["running"]:
+        assert option.without_next_boot is None
+        return
+    there = {*planned, *(row["name"] for row in asked.node["driver"]["packages"])}
+    newer = [
+        name for name in there if name.startswith("linux-modules-nvidia-") and NEWER["ubuntu-22.04"] in name
+    ]
+    on_disk = (asked.node["driver"]["on_disk_next_boot"] or {}).get("version") == option.version
+    covered = (
+        any(name.startswith("linux-modules-nvidia-") and name.endswith(following) for name in there)
+        or newer
+        or (option.install == "dkms" and f"linux-headers-{following}" in there)
+        or following in kernel["headers"]
+        or on_disk
+    )
+    assert bool(covered) or option.without_next_boot == following
+
+
+@relaxed
 @given(questions(), st.data())
 def test_a_contradiction_is_the_smallest(asked: Asked, data: st.DataObject) -> None:
     rules = rules_of(asked)
