@@ -11,7 +11,6 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 from . import requirements, resolver, whatif
 from .catalog import Catalog, Framework
-from .plan_driver import limits_of
 from .versions import Version, compare
 from .wishes import DEFAULT_WISHES
 
@@ -111,7 +110,7 @@ class _Asked:
     def outcome(self, framework: Framework, releases: Sequence[Release]) -> Outcome:
         gpu = self.annotated[0]
         how, _ = requirements.code_for(framework, gpu["compute_capability"])
-        limits = limits_of(framework, gpu["compute_capability"])
+        limits = requirements.limits_of(framework, gpu["compute_capability"])
         limit = limits[0] if limits else None
         if limit and limit.support == "none":
             return Outcome(limit.text, None, "", None, ())

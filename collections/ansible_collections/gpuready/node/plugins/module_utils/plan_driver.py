@@ -232,53 +232,22 @@ def _check_gpus(work: Draft) -> bool:
         for gpu in {
             g.get("compute_capability"): g for g in work.usable_gpus if g.get("compute_capability")
         }.values():
-            fine = _check_support(work, framework, gpu) and fine
+            _note_limits(work, framework, gpu)
     return fine
 
 
-def _check_support(work: Draft, framework: Framework, gpu: Mapping[str, Any]) -> bool:
-    """Does the framework support this GPU at all? False after a conflict."""
+def _note_limits(work: Draft, framework: Framework, gpu: Mapping[str, Any]) -> None:
+    """What a framework does not do on this GPU; what it does not run on at all, the resolver refuses."""
     asked = gpu["compute_capability"]
+    key = (id(framework), asked)
+    limits = work.memory.recall("limits", key, lambda: requirements.limits_of(framework, asked))
     label = "%s (compute capability %s)" % (gpu.get("name") or gpu.get("device_id"), asked)
-    how, limits = work.memory.recall(
-        "support",
-        (id(framework), asked),
-        lambda: (requirements.code_for(framework, asked)[0], limits_of(framework, asked)),
-    )
-    if how == "none" or any(limit.support == "none" for limit in limits):
-        text = [limit.text for limit in limits if limit.support == "none"]
-        if how == "none":
-            text.append("its wheel carries %s" % ", ".join(framework.archs or ()))
-        others = [
-            other.name
-            for other in work.catalog.frameworks.values()
-            if requirements.code_for(other, asked)[0] in ("native", "jit") and not limits_of(other, asked)
-        ]
-        work.refuse(
-            "framework.gpu_unsupported",
-            "framework",
-            requirements.ROLE,
-            "%s does not run on %s" % (framework.name, label),
-            text,
-            (["use a workload that does: %s" % listing(others, 4)] if others else [])
-            + ["take %s out of gpuready_workloads of this node" % framework.name],
-        )
-        return False
     for limit in limits:
+        if limit.support == "none":
+            continue
         work.note("%s on %s: %s" % (framework.name, label, limit.text))
         if work.wishes["gpu_verify_level"] == "compute":
             work.note("gpu_verify_level is compute, which %s may not pass on this GPU" % framework.name)
-    return True
-
-
-def limits_of(framework: Framework, asked: str) -> List[Any]:
-    """The limit that holds for a compute capability: the row with the highest start, or none."""
-    holding = [
-        limit
-        for limit in framework.gpu_limits
-        if requirements.capability(asked) >= requirements.capability(limit.since)
-    ]
-    return [max(holding, key=lambda limit: requirements.capability(limit.since))] if holding else []
 
 
 def _foreign_driver(work: Draft, installed: Installed) -> bool:

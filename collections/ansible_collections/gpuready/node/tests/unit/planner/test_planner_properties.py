@@ -10,9 +10,8 @@ from applied import TODAY, apply
 from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
 from gpuready.driver_options import Option
-from gpuready.plan_driver import limits_of
 from gpuready.planner import plan
-from gpuready.requirements import code_for, collect
+from gpuready.requirements import code_for, collect, limits_of
 from gpuready.resolver import prefer
 from gpuready.versions import Version, at_least
 from gpuready.wishes import DEFAULT_WISHES, check
