@@ -80,6 +80,11 @@ class Story:
         with self.measure(what):
             return self.play("playbooks/role.yml", variables=variables, timeout=PATIENCE)
 
+    def run(self, what: str, playbook: str, **wishes: Any) -> Run:
+        """A whole playbook."""
+        with self.measure(what):
+            return self.play(playbook, variables={**self.wishes, **wishes}, timeout=PATIENCE)
+
     # --- what the node itself says -----------------------------------------------------------------------
 
     def version(self, package: str) -> str:
