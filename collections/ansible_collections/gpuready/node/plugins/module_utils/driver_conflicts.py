@@ -35,6 +35,8 @@ from .wishes import nearest
 
 _WORKLOAD_RULES = ("cuda-minor", "cuda-ga", "ptx-jit")
 _GPU_RULES = ("gpu-first-branch", "gpu-last-branch", "gpu-product", "open-required", "open-impossible")
+# Packages that a driver may be made of; the container toolkit is none of them.
+_OF_DRIVERS = re.compile(r"^(linux-modules-nvidia|firmware-nvidia|libcuda|(lib)?nvidia-(?!container))")
 # How many workloads, versions or releases a way out names.
 _NAMED = 3
 
@@ -489,26 +491,31 @@ def _unsupported(question: Question, workload: Framework, gpu: Mapping[str, Any]
 
 
 def hold_rule(node: Node, installed: Installed) -> Optional[Requirement]:
-    """What somebody else than gpuready has put on hold must stay as it is."""
+    """What somebody else than gpuready has put on hold must stay as it is, or stay away."""
+    holds = dig(node.observed, "apt", "holds") or ()
+    if not holds and not any(installed.held.values()):
+        return None
     record = dig(node.observed, "driver", "record")
     if record is None and dig(node.observed, "apt", "unattended_upgrades", "guard_file"):
         return None  # gpuready was here before it kept records: the holds are its own
     own = set((record or {}).get("held") or ())
     held = sorted(name for name, on in installed.held.items() if on and name not in own)
-    if not held or installed.branch is None:
+    absent = sorted(n for n in holds if n not in node.have and n not in own and _OF_DRIVERS.match(n))
+    if not held and not absent:
         return None
-    packages = tuple((name, installed.packages[name]) for name in held)
-    shown = ", ".join(held[:_NAMED]) + (", and %d more" % (len(held) - _NAMED) if len(held) > _NAMED else "")
+    named = [*held, *absent]
+    shown = ", ".join(named[:_NAMED])
+    shown += ", and %d more" % (len(named) - _NAMED) if len(named) > _NAMED else ""
     return Requirement(
         "hold",
         "hold",
-        ",".join(held),
-        "%s as installed" % installed.package_version,
+        ",".join(named),
+        "%s as installed" % installed.package_version if held else "not installed",
         "held packages",
         "somebody put %s on hold, and gpuready's own record does not name them" % shown,
         "observed: apt-mark showhold",
         "read",
-        packages=packages,
+        packages=tuple([(name, installed.packages[name]) for name in held] + [(name, "") for name in absent]),
     )
 
 

@@ -87,6 +87,8 @@ class Option:
             if name in planned:
                 if planned[name] != version:
                     return False
+            elif not version:
+                continue  # held, but not there, and not wanted either
             elif not _of_branch(name, self):
                 return False  # it would have to go
             elif name in moving and driver_version(version) != self.version:

@@ -64,7 +64,7 @@ class Requirement:
     workload: Optional[str] = None
     # Which GPUs it comes from: (field of a GPU, value); none when it does not come from a GPU.
     gpu: Optional[Tuple[str, str]] = None
-    # What a hold keeps: packages and their versions.
+    # What a hold keeps: packages and their versions, "" for one that is not installed.
     packages: Tuple[Tuple[str, str], ...] = ()
 
     def row(self, bound: bool) -> Dict[str, Any]:

@@ -9,6 +9,7 @@ from resolver_world import (
     KERNELS,
     Node,
     ask,
+    bound,
     cuda_repo,
     debian,
     hold,
@@ -181,6 +182,24 @@ def test_own_holds_do_not_block() -> None:
     assert refusal(held, "pytorch-2.11-cu130")["id"] == "driver.held"
     held["apt"]["unattended_upgrades"] = {"guard_file": True}
     assert ask(held, "pytorch-2.11-cu130").option == option
+
+
+def test_hold_of_a_package_that_is_not_there_blocks_its_install() -> None:
+    observed = node("A100", "ubuntu-22.04", [U580, U535])
+    observed["apt"]["holds"] = ["nvidia-utils-580-server", "some-other-package"]
+    option = ask(observed, "tensorflow-2.9").option
+    assert option is not None and option.branch == 535
+    row = refusal(observed, "pytorch-2.11-cu130")
+    says(
+        row,
+        "driver.held",
+        ["on hold"],
+        ["nvidia-utils-580-server"],
+        ["apt-mark unhold nvidia-utils-580-server"],
+    )
+    observed["apt"]["holds"] = ["some-other-package"]
+    answer = ask(observed, "tensorflow-2.9")
+    assert bound(answer) == "ptx-jit" and answer.rules.having("hold") is None
 
 
 def test_hold_leaves_completing_alone() -> None:
