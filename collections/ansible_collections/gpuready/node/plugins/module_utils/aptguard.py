@@ -12,6 +12,9 @@ PATH = DIRECTORY + "/52gpuready-nvidia"
 
 # Python regular expressions that unattended-upgrades matches at the start of a package's name. They name the
 # driver, its libraries and the container toolkit; CUDA's developer tools and everything else stay patched.
+# Ubuntu's precompiled modules (linux-modules-nvidia-…) are left out: they come with new kernels, and a kernel
+# that is upgraded without its module loses the GPU at the next boot. They cannot move the driver, since they
+# depend on nvidia-kernel-common at the driver's own version.
 PATTERNS: List[str] = [
     r"nvidia-(driver|dkms|kernel|headless|utils|compute-utils|firmware|fabricmanager|imex|modprobe|persistenced)(-|$)",
     r"nvidia-(open|smi|legacy|tesla|alternative|settings|suspend-common|cuda-mps|xconfig)(-|$)",
@@ -19,7 +22,6 @@ PATTERNS: List[str] = [
     r"nvidia-(container-toolkit|container-runtime|docker2)(-|$)",
     r"libnvidia-",
     r"libcuda1$",
-    r"linux-(modules|objects|signatures)-nvidia-",
     r"xserver-xorg-video-nvidia",
     r"cuda-drivers(-|$)",
 ]

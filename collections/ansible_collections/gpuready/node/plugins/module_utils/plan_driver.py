@@ -10,6 +10,7 @@ from . import aptpins, driver_conflicts, driver_options, requirements, resolver
 from .catalog import Framework, PackageSource
 from .draft import Draft, listing, lists_are_old, probe_failed
 from .driver_options import Installed, Option
+from .plain import plain_copy
 from .plan_kernel import plan_kernel
 from .plan_packages import holds, loose, membership, part_of, replaced
 from .plan_sources import Repository, plan_pin, repository
@@ -30,7 +31,7 @@ def plan_driver(work: Draft) -> None:
     work.resolution = resolution
     installed = resolution.installed or Installed()
     foreign = _foreign_driver(work, installed)
-    work.conflicts += resolution.conflicts
+    work.conflicts += plain_copy(resolution.conflicts)
     option = resolution.option
     for note in resolution.notes:
         # What the next boot lacks is said louder, with the ways out (plan_kernel).
@@ -81,7 +82,7 @@ def plan_driver(work: Draft) -> None:
         "reinstall": lack.reinstall if lack else [],
         "replaces": replaces,
         "min_required": resolution.min_required,
-        "because": resolution.because,
+        "because": [dict(row) for row in resolution.because],
         "keeps_installed": resolution.keeps_installed,
         "change": change,
         "previous": previous,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import requirements
+from . import driver_options, requirements
 from .draft import Draft, gpu_containers, listing, probe_failed
 from .driver_options import Option
 
@@ -285,7 +285,10 @@ def _next_boot(work: Draft, option: Option, lost: str) -> None:
     ]
     if headers:
         ways.append("add an archive that has %s: DKMS then builds the module" % listing(headers))
-    ways.append("set nvidia_driver_branch to a branch that apt has modules of kernel %s for" % lost)
+    ways += [
+        'set nvidia_driver_branch: "%d", which apt has a module of kernel %s for' % (branch, lost)
+        for branch in _branches_for(work, option, lost)[:2]
+    ]
     what = "the next boot takes kernel %s, for which there is no module of driver %s" % (lost, driver)
     if work.reboot is None:
         work.note(
@@ -298,12 +301,26 @@ def _next_boot(work: Draft, option: Option, lost: str) -> None:
         requirements.ROLE,
         what + ", and the plan needs a reboot",
         [
-            "the reboot is needed because %s" % work.reboot["reason"],
+            "the reboot is for this: %s" % work.reboot["reason"],
             "running: kernel %s" % running,
             "apt has neither a precompiled module nor headers of kernel %s" % lost,
         ],
         ways,
     )
+
+
+def _branches_for(work: Draft, option: Option, kernel: str) -> List[int]:
+    """The branches that apt has a precompiled module of this kernel for, the newest first."""
+    pattern, family = option.family.kernel_modules, option.family
+    if not pattern:
+        return []
+    found = []
+    for branch in sorted(work.catalog.branches, reverse=True):
+        if branch != option.branch and family.names(branch):
+            name = driver_options.names([pattern], branch, family, option.flavour, kernel)[0]
+            if driver_options.candidate_of(work.observed, name):
+                found.append(branch)
+    return found
 
 
 def reboot_row(work: Draft) -> Dict[str, Any]:

@@ -77,16 +77,14 @@ class Membership:
         foreign = [pattern for pattern in others if pattern and pattern not in mine]
         marked = [pattern for pattern in patterns if "{open}" in pattern]
         metapackages = [family.kernel_metapackage] if family.kernel_metapackage else []
-        self.never = [
-            found
-            for found in (
-                _regular(metapackages, family, branch, mark),
-                _regular(metapackages, family, branch, other),
-                _regular(marked, family, branch, other),
-                _regular(foreign, family, branch, mark),
-            )
-            if found
-        ]
+        never = (
+            _regular(metapackages, family, branch, mark),
+            _regular(metapackages, family, branch, other),
+            _regular(marked, family, branch, other),
+            _regular(foreign, family, branch, mark),
+        )
+        words = [found.pattern for found in never if found]
+        self.never = re.compile("|".join(words)) if words else None
         headers = [*family.kernel_headers]
         self.headers = _regular(headers, family, branch, mark)
         self.named = _regular(patterns, family, branch, mark)
@@ -98,7 +96,7 @@ class Membership:
 
     def holds(self, name: str) -> bool:
         """By the name alone."""
-        if any(pattern.match(name) for pattern in self.never):
+        if self.never and self.never.match(name):
             return False
         if self.named and self.named.match(name):
             return True
@@ -110,7 +108,7 @@ class Membership:
         # Names without a branch: all that is built together carries one version.
         if self.family.branched or not version or version != package_version:
             return False
-        return not any(pattern.match(name) for pattern in self.never)
+        return not (self.never and self.never.match(name))
 
     def is_headers(self, name: str) -> bool:
         return bool(self.headers and self.headers.match(name))

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import daemon_config, driver_options
 from .draft import Draft, gpu_containers, listing, lists_are_old
+from .plain import plain_copy
 from .plan_sources import CUDA_ORIGIN, source_faults
 from .requirements import dig
 from .versions import at_least, matches, newest, upstream
@@ -33,7 +34,7 @@ def plan_runtime(work: Draft) -> None:
                 {"name": name, "version": _exact(work, name, wish) if wish else None}
                 for name in docker_packages(work)
             ],
-            "daemon_config": wishes["docker_engine_daemon_config"],
+            "daemon_config": plain_copy(wishes["docker_engine_daemon_config"]),
         },
         "toolkit": {
             "version": version,
@@ -41,7 +42,7 @@ def plan_runtime(work: Draft) -> None:
             "reinstall": _toolkit_reinstall(work),
             "repo_url": wishes["nvidia_container_toolkit_repo_url"],
             "repo_key_url": wishes["nvidia_container_toolkit_repo_key_url"],
-            "repo_key_fingerprint": wishes["nvidia_container_toolkit_repo_key_fingerprint"],
+            "repo_key_fingerprint": list(wishes["nvidia_container_toolkit_repo_key_fingerprint"]),
             "runtime": runtime,
             "default_runtime": wishes["nvidia_container_toolkit_default_runtime"],
             "cdi": cdi,
@@ -105,6 +106,7 @@ def _plan_docker(work: Draft, docker: Mapping[str, Any]) -> None:
         )
         return
     if source == "docker_ce":
+        _check_docker_url(work)
         faults = source_faults(
             work,
             wishes["docker_engine_repo_url"],
@@ -174,6 +176,23 @@ def _plan_docker(work: Draft, docker: Mapping[str, Any]) -> None:
                 "enable and start Docker",
                 "containers need a running dockerd, after a reboot too",
                 ["docker.service is not %s" % " and not ".join(lacking)],
+            )
+
+
+def _check_docker_url(work: Draft) -> None:
+    """Docker has one repository per system; the default is Ubuntu's."""
+    url, os_id = work.wishes["docker_engine_repo_url"], work.see("host", "os", "id")
+    for other in ("ubuntu", "debian"):
+        if other != os_id and url.rstrip("/").endswith("/linux/" + other):
+            right = url.rstrip("/")[: -len(other)] + str(os_id)
+            work.refuse(
+                "docker.repo_of_another_system",
+                "container_runtime",
+                "docker_engine",
+                "docker_engine_repo_url is %s, but %s runs %s"
+                % (url, work.host, work.see("host", "os", "pretty_name")),
+                ["Docker builds its packages for each system, in a repository of its own"],
+                ["set docker_engine_repo_url: %s" % right, "set docker_engine_source: distro"],
             )
 
 

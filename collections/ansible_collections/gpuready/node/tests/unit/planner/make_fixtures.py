@@ -10,7 +10,18 @@ import json
 from collections.abc import Callable
 
 from applied import converge
-from observed_nodes import FIXTURES, KERNEL, NOBLE_KERNEL, Node, bare, daemon_json, driver_packages, offer
+from gpuready.catalog import load_catalog
+from observed_nodes import (
+    FIXTURES,
+    KERNEL,
+    NOBLE_KERNEL,
+    Node,
+    bare,
+    become,
+    daemon_json,
+    driver_packages,
+    offer,
+)
 
 
 def a100_jammy() -> Node:
@@ -209,6 +220,28 @@ def snap_docker() -> Node:
     return node
 
 
+def bookworm() -> Node:
+    """Debian 12 as it is installed: main and non-free-firmware only."""
+    node = become(bare("20b5"), load_catalog(), "debian", "12", components=["main", "non-free-firmware"])
+    kernel = "6.1.0-40-amd64"
+    node["host"]["kernel"].update(running=kernel, next_boot=kernel, installed=[kernel])
+    node["apt"]["candidates"].update(
+        {
+            "docker.io": offer("20.10.24+dfsg1-1+deb12u1", origin="Debian"),
+            "containerd": offer("1.6.20~ds1-1+deb12u1", origin="Debian"),
+            f"linux-headers-{kernel}": offer("6.1.153-1", origin="Debian"),
+        }
+    )
+    return node
+
+
+def kernel_lost() -> Node:
+    """A newer kernel is installed that apt has no module for, and a job keeps the old driver loaded."""
+    node = reboot_pending()
+    node["host"]["kernel"].update(next_boot="5.15.0-160-generic", installed=[KERNEL, "5.15.0-160-generic"])
+    return node
+
+
 def fedora() -> Node:
     node = bare("20b5")
     node["host"]["os"].update(id="fedora", version_id="43", codename=None, pretty_name="Fedora Linux 43")
@@ -272,6 +305,8 @@ SCENARIOS: dict[str, Callable[[], Node]] = {
     "a100-jammy-registry-down": registry_down,
     "a100-jammy-passthrough": passthrough,
     "a100-nvswitch-jammy-bare": nvswitch,
+    "a100-jammy-next-kernel-without-module": kernel_lost,
+    "a100-bookworm-bare": bookworm,
     "a100-fedora-bare": fedora,
     "a100-arm64-bare": arm64,
     "t4-noble-bare": t4_noble,

@@ -262,6 +262,10 @@ def test_next_boot_without_a_module_is_a_loud_note_and_with_a_reboot_a_conflict(
     row = result["conflicts"][0]
     assert LATER in row["what"] and any(f"linux-image-{LATER}" in way for way in row["options"])
     assert any(f"make {KERNEL}" in way for way in row["options"])
+    assert not any("nvidia_driver_branch" in way for way in row["options"])
+    node["apt"]["candidates"][f"linux-modules-nvidia-535-server-open-{LATER}"] = offer("1")
+    row = planned(node)["conflicts"][0]
+    assert any('nvidia_driver_branch: "535"' in way for way in row["options"])
 
 
 def test_next_boot_that_can_have_its_module_gets_it_before_the_reboot(whole: Node) -> None:
@@ -383,3 +387,13 @@ def test_rejected_version_is_not_chosen_again_unless_pinned() -> None:
     assert "rejected" in [row["rule"] for row in result["driver"]["because"]]
     assert "580.95.05" in render(result)
     assert planned(node, nvidia_driver_version="580.95.05")["driver"]["version"] == "580.95.05"
+
+
+def test_dockers_repository_is_the_systems_own() -> None:
+    node, _ = debian()
+    result = planned(node, docker_engine_source="docker_ce")
+    assert conflicts(result) == ["docker.repo_of_another_system"]
+    way = "set docker_engine_repo_url: https://download.docker.com/linux/debian"
+    assert way in result["conflicts"][0]["options"]
+    address = "https://download.docker.com/linux/debian"
+    assert conflicts(planned(node, docker_engine_source="docker_ce", docker_engine_repo_url=address)) == []

@@ -96,6 +96,18 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
         "580 open precompiled",
         "ptx-jit",
     ),
+    "a100-jammy-next-kernel-without-module": (
+        ["host.reboot"],
+        ["driver.next_boot_without_module"],
+        "580 open precompiled",
+        "ptx-jit",
+    ),
+    "a100-bookworm-bare": (
+        [*BARE[: BARE.index("driver.upgrade_guard")], "driver.source", *DRIVER],
+        [],
+        "535 proprietary dkms",
+        "ptx-jit",
+    ),
     "a100-fedora-bare": ([], ["host.os_unsupported"], None, None),
     "a100-arm64-bare": ([], ["host.arch_unsupported"], None, None),
     "t4-noble-bare": ([*BARE, "toolkit.cdi"], [], "580 open precompiled", "user-minimum"),
@@ -108,7 +120,12 @@ TABLE: dict[str, tuple[list[str], list[str], str | None, str | None]] = {
     ),
     "k80-jammy-bare": (BARE, [], "470 proprietary precompiled", "gpu-last-branch"),
     "v100-a100-jammy-bare": (BARE, [], "535 proprietary precompiled", "gpu-last-branch"),
-    "v100-rtx5090-jammy-bare": (NO_DRIVER, ["framework.gpu_unsupported"], None, None),
+    "v100-rtx5090-jammy-bare": (
+        NO_DRIVER,
+        ["framework.gpu_unsupported", "driver.contradiction"],
+        None,
+        None,
+    ),
     "v100-jammy-595-installed": ([], ["driver.downgrade"], None, None),
     "rubin-jammy-bare": (NO_DRIVER, ["driver.gpu_unknown"], None, None),
     "no-gpu-jammy-bare": ([], ["host.no_gpu"], None, None),
@@ -153,6 +170,9 @@ RECORDED = [
     "a100-jammy-broken-daemon-json",
     "a100-jammy-user-settings",
     "v100-jammy-595-installed",
+    "a100-jammy-another-driver-loaded",
+    "a100-jammy-next-kernel-without-module",
+    "a100-bookworm-bare",
 ]
 
 

@@ -103,6 +103,22 @@ def test_plan_is_deterministic_pure_and_json(node: Node, wished: dict[str, Any])
     assert json.loads(json.dumps(result)) == result
 
 
+def parts(data: Any) -> set[int]:
+    """The identities of all that could be changed in place."""
+    if not isinstance(data, (dict, list)):
+        return set()
+    inner = data.values() if isinstance(data, dict) else data
+    return {id(data)}.union(*[parts(item) for item in inner])
+
+
+@relaxed
+@given(nodes(), wishes())
+def test_plan_shares_nothing_with_anything(node: Node, wished: dict[str, Any]) -> None:
+    first, second = planned(node, wished), planned(node, wished)
+    assert not parts(first) & parts([node, wished]) and not parts(first) & parts(second)
+    assert not parts(first) & parts(DEFAULT_WISHES)
+
+
 @relaxed
 @given(nodes(), wishes())
 def test_order_of_facts_does_not_matter(node: Node, wished: dict[str, Any]) -> None:
