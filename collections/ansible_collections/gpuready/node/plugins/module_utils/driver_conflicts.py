@@ -516,7 +516,25 @@ def hold_rule(node: Node, installed: Installed) -> Optional[Requirement]:
         "observed: apt-mark showhold",
         "read",
         packages=tuple([(name, installed.packages[name]) for name in held] + [(name, "") for name in absent]),
+        keeps=_held_driver(node, installed, held),
     )
+
+
+def _held_driver(node: Node, installed: Installed, held: Sequence[str]) -> Optional[Tuple[Any, ...]]:
+    """The driver that must stay because packages of it are held; None when they are of no driver."""
+    family, branch = installed.family, installed.branch
+    if family is None or branch is None or installed.source is None:
+        return None
+    numbered = [name for name in held if re.search(r"-\d{3,4}(-|$)", name)]
+    flavours = [node.names(family, branch, flavour) for flavour in (OPEN, PROPRIETARY)]
+    moving = {name for names in flavours for name in (*names.closure, *names.precompiled, *names.dkms)}
+    if not numbered and not moving.intersection(held):
+        return None  # nvidia-settings and the like go with any driver
+    marks = {name for names in flavours for name in names.marks}
+    modules = tuple(names.module[0] for names in flavours if names.module)
+    tells = any(name in marks or name.startswith(modules) for name in held)
+    flavour = installed.flavour if tells else None
+    return installed.source.name, family.family, branch, installed.version, flavour
 
 
 def downgrade(question: Question, installed: Installed, best: Optional[Option]) -> Dict[str, Any]:

@@ -76,24 +76,20 @@ class Option:
         if kind == "rejected":
             return self.version is None or self.version != value
         if kind == "hold":
-            return self.installed or self._keeps(requirement.packages)
+            return self.installed or self._keeps(requirement)
         raise AssertionError(kind)
 
-    def _keeps(self, held: Sequence[Tuple[str, str]]) -> bool:
-        """Does it leave these packages at these versions?"""
+    def _keeps(self, requirement: Requirement) -> bool:
+        """Does it leave these packages as they are?"""
         planned = dict(self.packages)
-        moving = names(self.family.closure, self.branch, self.family, self.flavour)
-        for name, version in held:
-            if name in planned:
-                if planned[name] != version:
-                    return False
-            elif not version:
-                continue  # held, but not there, and not wanted either
-            elif not _of_branch(name, self):
-                return False  # it would have to go
-            elif name in moving and driver_version(version) != self.version:
-                return False
-        return True
+        if any(planned.get(name, version) != version for name, version in requirement.packages):
+            return False
+        if requirement.keeps is None:
+            return True
+        source = self.source.name if self.source else None
+        *driver, flavour = requirement.keeps
+        mine = [source, self.family.family, self.branch, self.version]
+        return driver == mine and flavour in (None, self.flavour)
 
     def words(self) -> str:
         return "%s (%s, %s)" % (
@@ -119,16 +115,6 @@ def _reaches(version: str, floor: str) -> bool:
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _numbers(version: str) -> Tuple[int, ...]:
     return tuple([int(part) for part in version.split(".")])
-
-
-def _of_branch(name: str, option: Option) -> bool:
-    """Is this package, by its name, of the option's branch and flavour? Names without a branch are."""
-    numbers = re.findall(r"-(\d{3,4})(?=-|$)", name)
-    if numbers and str(option.branch) not in numbers:
-        return False
-    patterns = [p for p in (*option.family.closure, *option.family.metapackages) if "{open}" in p]
-    other = PROPRIETARY if option.flavour == OPEN else OPEN
-    return name not in names(patterns, option.branch, option.family, other)
 
 
 def _broken(option: Option, rules: RuleSet) -> Tuple[int, ...]:

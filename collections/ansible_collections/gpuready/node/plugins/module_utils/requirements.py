@@ -66,6 +66,9 @@ class Requirement:
     gpu: Optional[Tuple[str, str]] = None
     # What a hold keeps: packages and their versions, "" for one that is not installed.
     packages: Tuple[Tuple[str, str], ...] = ()
+    # The driver that held packages are of: (source, family, branch, version, flavour or None where they do
+    # not tell); only that very driver leaves them alone.
+    keeps: Optional[Tuple[Any, ...]] = None
 
     def row(self, bound: bool) -> Dict[str, Any]:
         return {

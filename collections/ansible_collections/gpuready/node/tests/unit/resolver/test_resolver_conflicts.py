@@ -184,6 +184,25 @@ def test_own_holds_do_not_block() -> None:
     assert ask(held, "pytorch-2.11-cu130").option == option
 
 
+def test_hold_keeps_the_family_and_the_origin_too() -> None:
+    """The same branch of another source, not yet known to apt, is another driver."""
+    held = hold(_installed(U580), "nvidia-utils")
+    row = refusal(held, source="cuda_repo", branch="580")
+    assert row["id"] == "driver.held" and any("apt-mark unhold" in way for way in row["options"])
+    # A flavour is held by what names it alone.
+    assert ask(held, flavour="proprietary").option is not None
+    assert refusal(hold(_installed(U580), "headless"), flavour="proprietary")["id"] == "driver.held"
+
+
+def test_hold_of_what_goes_with_any_driver_blocks_nothing() -> None:
+    observed = _installed(U535, later=(U580,))
+    observed["driver"]["packages"].append(
+        {"name": "nvidia-settings", "version": "510.47.03-0ubuntu1", "held": True, "status": "installed"}
+    )
+    option = ask(observed, "pytorch-2.11-cu130").option
+    assert option is not None and option.branch == 580
+
+
 def test_hold_of_a_package_that_is_not_there_blocks_its_install() -> None:
     observed = node("A100", "ubuntu-22.04", [U580, U535])
     observed["apt"]["holds"] = ["nvidia-utils-580-server", "some-other-package"]
