@@ -15,11 +15,11 @@ description:
   - What is asked for is read from the public variables of the gpuready roles (C(gpuready_workloads),
     C(nvidia_driver_branch), ...). A variable that starts like a role's variables but is none, or a value of
     the wrong type, is an error that names it, and nothing is run on the node.
-  - The plan also says what an install is to the driver that is there (upgrade, downgrade, switch, ...), where a
-    rollback would go back to, whether the modules can be loaded anew or only a reboot helps, and which kernel
-    gets the module.
-  - A reload of the modules that the role C(nvidia_driver) has tried in vain in this boot is taken into account
-    (the next plan asks for the reboot); the observation then carries C(driver.reload_failed).
+  - The plan also says what an install is to the driver that is there (upgrade, downgrade, switch, ...), where
+    a rollback would go back to, whether the modules can be loaded anew or only a reboot helps, and which
+    kernel gets the module.
+  - A reload of the modules that the role C(nvidia_driver) has tried in vain in this boot is taken into
+    account (the next plan asks for the reboot); the observation then carries C(driver.reload_failed).
   - Nothing is changed, in check mode or otherwise. A conflict (no GPU, no driver that fits, ...) is a result
     and not a failure; RV(plan.status) says so.
 options:

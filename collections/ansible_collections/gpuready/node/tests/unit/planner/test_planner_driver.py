@@ -107,7 +107,7 @@ def test_debian_components_may_come_from_several_entries_and_aliases() -> None:
         {**base, "suites": ["stable-updates"], "components": ["main"]},
         {**base, "suites": ["stable"], "components": ["contrib"]},
         {**base, "suites": ["stable"], "components": ["non-free"], "enabled": False},
-        {**base, "uris": ["http://security.debian.org/"], "suites": ["stable-security"]},
+        {**base, "uris": ["http://security.example/debian-security"], "suites": ["stable-security"]},
     ]
     repo = planned(node)["driver"]["repo"]
     assert repo["suites"] == ["stable", "stable-updates"]
