@@ -15,6 +15,7 @@ OLD = "580.82.07"
 NEW = "580.95.05"
 #: Holds a GPU as a job does. The lab's device has no driver behind it, and opens as a mere path only.
 GPU_JOB = """\
+#!/usr/bin/python3
 import os, time
 os.open("/dev/nvidia0", os.O_PATH)
 time.sleep(900)
@@ -109,7 +110,7 @@ def test_driver_in_use_waits_for_a_reboot_that_names_who_uses_it(mismatched: Liv
     node = mismatched.node
     boot = node.boot_id()
     node.write("/root/gpu-job", GPU_JOB)
-    node.sh("systemd-run --quiet --unit=life-gpu-job python3 /root/gpu-job")
+    node.sh("chmod +x /root/gpu-job && systemd-run --quiet --unit=life-gpu-job /root/gpu-job")
     run = mismatched.converge()
     plan = mismatched.plan()
     assert "driver.reload" not in driver_actions(plan)
