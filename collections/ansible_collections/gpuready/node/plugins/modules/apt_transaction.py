@@ -317,7 +317,10 @@ class Transaction:
         among -= {step.name for step in plan}
         if not among:
             return []
-        more = self.simulate([command[0], "--auto-remove", *command[1:]])
+        # What somebody merely suggests is not needed: apt suggests dpkg-dev, and a whole compiler would stay.
+        more = self.simulate(
+            [command[0], "--auto-remove", "--option=APT::AutoRemove::SuggestsImportant=false", *command[1:]]
+        )
         return sorted(step.name for step in more if step.after is None and step.name in among)
 
     def plan(self, found: List[dpkg.Package]) -> Tuple[List[str], List[Step]]:

@@ -76,7 +76,10 @@ class Node:
         if "--simulate" in argv:
             if self.foreseen.startswith("E:"):
                 return 100, "", self.foreseen
-            more = self.superfluous if "--auto-remove" in argv else ""
+            auto = "--auto-remove" in argv
+            # A suggestion of apt's own would keep the compiler that DKMS brought.
+            assert auto == ("--option=APT::AutoRemove::SuggestsImportant=false" in argv)
+            more = self.superfluous if auto else ""
             return 0, self.foreseen + more, ""
         self.runs.append(argv)
         if self.broken:
