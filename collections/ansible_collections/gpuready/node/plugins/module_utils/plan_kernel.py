@@ -70,7 +70,7 @@ def _plan_modules(work: Draft, option: Option) -> None:
             "kernel:%s" % option.kernel,
             "the driver's modules are made for kernel %s, not for the running one" % option.kernel,
             [
-                "running: kernel %s, for which apt has neither a precompiled module nor headers"
+                "running: kernel %s, for which no module of this driver can be had"
                 % work.see("host", "kernel", "running"),
                 "loaded: %s" % (loaded or {}).get("version", "no NVIDIA driver"),
             ],
