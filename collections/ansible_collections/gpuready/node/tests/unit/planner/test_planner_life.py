@@ -21,7 +21,7 @@ KERNELS = {
     "ubuntu": ["5.15.0-157-generic", "5.15.0-160-generic", "5.15.0-170-generic"],
     "debian": ["6.1.0-40-amd64", "6.1.0-41-amd64", "6.1.0-44-amd64"],
 }
-GPUS = ["1db4", "1eb8", "20b5", "2236", "26b5", "2330", "2901"]
+GPUS = ["1db4", "1eb8", "20b5", "2236", "26b5", "2330"]
 OWN = {
     ("ubuntu", "22.04"): {470: "470.256.02", 535: "535.274.02", 580: "580.95.05", 595: "595.71.05"},
     ("ubuntu", "24.04"): {535: "535.274.02", 570: "570.195.03", 580: "580.95.05", 590: "590.48.01"},
@@ -87,7 +87,7 @@ def worlds(draw: st.DrawFn) -> tuple[World, dict[str, Any]]:
     node["host"]["gpus"] = bare(*draw(st.lists(st.sampled_from(GPUS), min_size=1, max_size=2)))["host"][
         "gpus"
     ]
-    known = draw(st.sampled_from([[running, later, latest], [running], [later, latest], []]))
+    known = draw(st.sampled_from([[running, later, latest], [running], [running, later], [later, latest]]))
     for kernel in known:
         candidates[f"linux-headers-{kernel}"] = offer(kernel_version(kernel))
     own = world.source("auto")
@@ -178,9 +178,9 @@ def wishes(os_id: str) -> st.SearchStrategy[dict[str, Any]]:
         {},
         optional={
             "nvidia_driver_source": st.sampled_from(["auto", os_id, "cuda_repo"]),
-            "nvidia_driver_branch": st.sampled_from(["auto", "auto", "535", "580", "590"]),
+            "nvidia_driver_branch": st.sampled_from(["auto"] * 4 + ["535", "580", "590"]),
             "nvidia_driver_flavour": st.sampled_from(["auto", "auto", "open", "proprietary"]),
-            "nvidia_driver_min_version": st.sampled_from(["460.27", "550", "580"]),
+            "nvidia_driver_min_version": st.sampled_from(["460.27", "460.27", "535", "580"]),
             "nvidia_driver_reload_allowed": st.booleans(),
             "nvidia_driver_hold_enabled": st.booleans(),
             "nvidia_driver_persistenced_enabled": st.booleans(),
