@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import keys, lab, machine, mirror, nodes, rootfs, services, settings
+from . import keys, lab, machine, mirror, nodes, rootfs, services, settings, simulator
 from .engine import Docker
 from .errors import LabError
 from .settings import NodeSpec
@@ -361,6 +361,15 @@ def node_up(name: str, codename: str, gpus: tuple[str, ...]) -> nodes.Node:
     rootfs.copy_in(docker, node.name, rootfs.overlay([], files))
     inside(docker, node, "apt-get --quiet update", "fetching the package lists")
     install(docker, node, "linux-image-cloud-amd64")
+    # The next boot takes the newest kernel: that must be Debian's.
+    kernels = simulator.releases()[codename]
+    simulated = kernels["kernels"]["running"]
+    script = (
+        f"if ls /boot/vmlinuz-* | sort -V | tail -n 1 | grep -qx /boot/vmlinuz-{simulated}; then "
+        f"dpkg --purge linux-image-{kernels['flavour']} linux-image-{simulated}; "
+        f"rm -f /boot/*-{simulated}; fi"
+    )
+    inside(docker, node, script, "taking the simulated kernel away")
     return node
 
 
