@@ -490,3 +490,32 @@ def test_writing_keeps_mode_and_link(tmp_path):
     files.write("/link", b"new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
     assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
+
+
+OWN = "/etc/apt/sources.list.d/debian.sources"
+OWN_TEXT = "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\nComponents: main\n"
+MORE: dict[str, Any] = {
+    "uris": ["http://mirror.example/debian"],
+    "suites": ["bookworm"],
+    "components": ["contrib", "non-free"],
+    "key": None,
+    "key_fingerprint": [],
+}
+
+
+@pytest.mark.parametrize("signed_by", ["/usr/share/keyrings/archive.gpg", ""])
+def test_more_components_of_the_node_s_own_archive_leave_its_source_alone(world, signed_by):
+    own = OWN_TEXT + (f"Signed-By: {signed_by}\n" if signed_by else "")
+    world.write(OWN, own)
+    result = world.run(**MORE, signed_by=signed_by)
+    assert result["changed"] is True and result["disabled"] == []
+    assert world.read(OWN) == own
+    assert (f"Signed-By: {signed_by}\n" in world.read(SOURCE)) is bool(signed_by)
+    assert not (world.root / KEYRING.lstrip("/")).exists()
+    assert world.run(**MORE, signed_by=signed_by)["changed"] is False
+    assert world.run(state="absent")["changed"] is True
+    assert world.state() == {str(world.root / OWN.lstrip("/")): own.encode()}
+
+
+def test_key_in_signed_by_is_refused(world):
+    assert "a key is given with key" in world.fail(**MORE, signed_by="-----BEGIN PGP PUBLIC KEY BLOCK-----")
