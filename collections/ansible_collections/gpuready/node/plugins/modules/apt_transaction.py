@@ -17,7 +17,9 @@ description:
     apt fails.
   - Packages that are installed at the wanted version are left out, so that they keep their mark as
     automatically installed. Those that apt had installed for others keep that mark with another version.
-  - A dpkg that was interrupted is finished first. C(needrestart) restarts nothing meanwhile.
+  - A dpkg that was interrupted is finished first, and packages that were only unpacked are configured. Where
+    that fails, it does not matter for packages that are to be removed, or to get another version.
+    C(needrestart) restarts nothing meanwhile.
 options:
   install:
     description: Packages to install, as C(name) or C(name=version).
@@ -180,7 +182,8 @@ LINE = re.compile(
     r"^(?P<word>Inst|Remv|Purg) (?P<name>[^\s:]+)(?::\S+)?(?: \[(?P<old>[^\]]+)\])?(?: \((?P<new>\S+))?", re.M
 )
 # States in which something of a package is on the node that apt counts as there.
-PRESENT = ("installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending")
+UNFINISHED = ("unpacked", "half-configured", "triggers-awaited", "triggers-pending")
+PRESENT = ("installed", *UNFINISHED)
 
 
 class Refusal(Exception):
@@ -275,6 +278,7 @@ class Transaction:
         self.out = self.err = ""
         self.command: List[str] = []
         self.auto: List[str] = []
+        self.finished = False
 
     def run(self, command: List[str]) -> Tuple[int, str, str]:
         rc, out, err = self.module.run_command(command, environ_update=ENVIRONMENT)
@@ -357,14 +361,21 @@ class Transaction:
     # --- around the run -----------------------------------------------------------------------------------
 
     def finish_dpkg(self, found: List[dpkg.Package]) -> List[dpkg.Package]:
-        """apt refuses to work while dpkg is interrupted."""
+        """apt refuses to work while dpkg is interrupted, and calls what is only unpacked installed."""
         updates = "/var/lib/dpkg/updates"
         journal = [name for name in os.listdir(updates) if name.isdigit()] if os.path.isdir(updates) else []
-        if not journal:
+        unfinished = {package.name: package.version for package in found if package.status in UNFINISHED}
+        if not journal and not unfinished:
             return found
         command = ["dpkg", *DPKG_OPTIONS, "--configure", "--pending"]
         rc, out, err = self.run(command)
-        if rc != 0:
+        self.finished = rc == 0
+        changing = {
+            name
+            for name, version in map(split, self.params["install"])
+            if name in unfinished and version not in ("", unfinished[name])
+        }
+        if rc != 0 and (journal or set(unfinished) - changing - set(self.params["remove"])):
             raise Refusal(
                 "dpkg", "dpkg was interrupted and cannot be finished: %s" % complaint(out, err), out, err
             )
@@ -439,7 +450,7 @@ def result_of(plan: List[Step], held: List[str], transaction: Transaction) -> Di
         ]
 
     return {
-        "changed": bool(transaction.command),
+        "changed": bool(transaction.command) or transaction.finished,
         "installed": some(False, True),
         "upgraded": some(True, True),
         "removed": some(True, False),

@@ -44,6 +44,8 @@ class Node:
         self.auto: set[str] = set()
         self.broken: str | None = None
         self.half = False
+        self.unpacked: set[str] = set()
+        self.configures = True
         self.runs: list[list[str]] = []
         self.marked: list[str] = []
 
@@ -58,10 +60,17 @@ class Node:
     def run_command(self, argv: list[str], data: str = "", **_options: Any) -> tuple[int, str, str]:
         if argv[0] == "dpkg-query":
             rows = [
-                "\t".join([name, "amd64", version, want, "installed", "ok"])
+                "\t".join(
+                    [name, "amd64", version, want, "unpacked" if name in self.unpacked else "installed", "ok"]
+                )
                 for name, (version, want) in self.packages.items()
             ]
             return 0, "\n".join(rows) + "\n", ""
+        if argv[0] == "dpkg" and "--configure" in argv:
+            if not self.configures:
+                return 1, "", "dpkg: error processing package nvidia-utils-570 (--configure)"
+            self.unpacked.clear()
+            return 0, "", ""
         if argv[:2] == ["dpkg", "--set-selections"]:
             for line in data.splitlines():
                 name, want = line.split()
@@ -155,6 +164,24 @@ def test_nothing_to_do_asks_apt_nothing(node: Node, run: Any) -> None:
     node.foreseen = "E: apt must not be asked\n"
     result = run(install=["bash", "nvidia-utils-570=570.1"], remove=["nvidia-utils-580"])
     assert not result["changed"] and node.runs == [] and result["command"] == []
+
+
+def test_what_was_only_unpacked_is_configured(node: Node, run: Any) -> None:
+    """As a power cut in the middle of apt leaves it."""
+    node.unpacked = {"nvidia-utils-570"}
+    result = run(install=["nvidia-utils-570=570.1"])
+    assert result["changed"] and node.unpacked == set() and node.runs == []
+    assert run(install=["nvidia-utils-570=570.1"])["changed"] is False
+
+
+def test_package_that_cannot_be_configured_is_named_unless_it_goes_or_changes(node: Node, run: Any) -> None:
+    node.unpacked, node.configures = {"nvidia-utils-570"}, False
+    failed = run(install=["libnvidia-compute-570=570.1"])
+    assert failed["failed"] and "nvidia-utils-570" in failed["msg"] and node.runs == []
+    node.foreseen = UPGRADE
+    assert run(install=["nvidia-utils-570=570.2"])["changed"] is True
+    node.foreseen = "Remv nvidia-utils-570 [570.1]\n"
+    assert run(remove=["nvidia-utils-570"])["changed"] is True
 
 
 def test_removal_of_anything_but_the_driver_is_refused(node: Node, run: Any) -> None:
