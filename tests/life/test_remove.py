@@ -46,6 +46,7 @@ def test_whole_node_is_given_back(new: Callable[..., Living], tmp_path: Path) ->
     node = living.node
     node.write("/etc/docker/daemon.json", '{"log-opts": {"max-size": "9m"}}\n')
     node.write("/etc/modprobe.d/owner.conf", "options dummy numdummies=2\n")
+    node.sh("update-initramfs -u")  # as its owner would
     before = node.fingerprint().lasting()
     wishes = {
         "framework_image_registry_mirror": MIRROR,
