@@ -8,6 +8,7 @@ because it signs only the part of the archive that was fetched).
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 import re
@@ -28,12 +29,6 @@ LAYOUT = 1
 KEY = "debian-snapshot"
 SERVER = f"{settings.PREFIX}-debian"
 KEYRING = "/usr/share/keyrings/gpulab-debian-archive-keyring.gpg"
-#: Where Debian publishes: the archive, and that of its security team.
-ARCHIVES = {
-    "debian": "http://mirror.example/debian",
-    "debian-security": "http://mirror.example/debian-security",
-}
-
 #: The driver as a compute node wants it, and `nvidia-driver`: with it in the archive, a role that let
 #: recommended packages in would really get X.
 DRIVER = (
@@ -127,6 +122,19 @@ def home() -> Path:
 # --- fetching -----------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def archives() -> dict[str, str]:
+    """Debian's archive and that of its security team, where this machine's own apt has them."""
+    host = machine.check()
+    found = machine.archive_uris(host) if host.distribution == "debian" else None
+    if found is None:
+        raise LabError(
+            "the real driver comes from Debian's archive, and this machine's apt sources name none: "
+            "run it on a Debian machine"
+        )
+    return dict(zip(("debian", "debian-security"), found, strict=True))
+
+
 class AptRoot:
     """An apt of its own for one release: nothing is installed in it, so every dependency counts."""
 
@@ -146,7 +154,7 @@ class AptRoot:
         (self.root / "status").touch()
         components = " ".join(self.release.components)
         lines = [
-            f"deb [arch=amd64 signed-by={keyring}] {ARCHIVES[archive]} {suite} {components}\n"
+            f"deb [arch=amd64 signed-by={keyring}] {archives()[archive]} {suite} {components}\n"
             for archive, names in suites(self.codename).items()
             for suite in names
         ]
@@ -204,7 +212,7 @@ class AptRoot:
             what="reading apt's lists",
             env=self.env,
         )
-        by_uri = {uri.rstrip("/"): archive for archive, uri in ARCHIVES.items()}
+        by_uri = {uri.rstrip("/"): archive for archive, uri in archives().items()}
         for line in listing.splitlines():
             uri, suite, component, file = line.split("|")
             if Path(file).exists():
