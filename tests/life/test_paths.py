@@ -5,6 +5,7 @@ All nodes play at once: in check mode, then really, then again. The tests look a
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ PATHS = (
     ),
     # Debian's own archive, whose components contrib and non-free are not enabled on a fresh node.
     path("bookworm", "t4", "debian-12", "debian/535/proprietary/dkms"),
-    path("trixie", "a100", "debian-13", "debian/550/open/dkms"),
+    path("trixie", "a100", "debian-13", "debian/550/open/dkms", nvidia_driver_flavour="open"),
 )
 
 AT_ONCE = 4
@@ -105,6 +106,7 @@ class Came:
     checked: dict[str, Any]
     done: dict[str, Any]
     again: dict[str, Any]
+    announced: list[str]
     changed_again: int
     apt_transactions: int
     versions: DriverVersions
@@ -146,6 +148,7 @@ def play_through(nodes: dict[Path, Node], folder: pathlib.Path) -> dict[str, Cam
             checked=checked.node(node.name),
             done=done.node(node.name),
             again=again.node(node.name),
+            announced=announced(done.output, node.name),
             changed_again=again.changed(node.name),
             apt_transactions=node.apt_transactions() - transactions,
             versions=driver_versions(node),
@@ -154,6 +157,18 @@ def play_through(nodes: dict[Path, Node], folder: pathlib.Path) -> dict[str, Cam
             packages=driver_packages(node),
         )
     return came
+
+
+def announced(output: str, host: str) -> list[str]:
+    """The ids of the actions that a run says it begins with; it may plan again when it knows more."""
+    lines = iter(output.splitlines())
+    for line in lines:
+        if line.startswith(f"{host}: ") and line.endswith(" to do"):
+            break
+    return [
+        line.split(":")[0].strip()
+        for line in itertools.takewhile(lambda line: line.startswith("    "), lines)
+    ]
 
 
 @pytest.fixture
@@ -195,8 +210,18 @@ def test_second_run_changes_nothing(one: Came) -> None:
 @every_path
 def test_check_mode_tells_the_same_story(one: Came) -> None:
     assert one.checked["error"] is None, one.checked["error"]
-    assert one.checked["plan"]["driver"]["packages"] == one.done["plan"]["driver"]["packages"]
-    assert driver_actions(one.checked["plan"]) == driver_actions(one.done["plan"])
+    assert driver_actions(one.checked["plan"]) == [
+        action for action in one.announced if action.startswith(("driver.", "host.reboot"))
+    ]
+    foreseen = {package["name"]: package["version"] for package in one.checked["plan"]["driver"]["packages"]}
+    installed = {package["name"]: package["version"] for package in one.done["plan"]["driver"]["packages"]}
+    if "driver.source" in one.announced:
+        # What apt has of a source that is still to be added, only the real run knows: versions, and which
+        # dependencies must be named with theirs.
+        assert set(foreseen) <= set(installed)
+        assert set(foreseen.values()) == {None}
+    else:
+        assert foreseen == installed
 
 
 def test_pain_12_fabric_manager_is_of_the_drivers_version_and_runs(came: dict[str, Came]) -> None:
