@@ -195,7 +195,8 @@ def replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
     member = membership(work, option)
     candidates = work.see("apt", "candidates") or {}
     branched = work.memory.recall("branched", work.system, lambda: _branched(work))
-    planned, current, found = dict(option.packages), installed.option, []
+    # Of a driver that is not whole, too, the version tells what came with it.
+    planned, current, found = dict(option.packages), installed.version, []
     for name, version in installed.packages.items():
         if name in planned or member.belongs(name, version, option.package_version):
             continue
@@ -204,7 +205,7 @@ def replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
             if option.package_version in offered:
                 continue  # the same package, in the other version
         known = any(pattern.match(name) for pattern in branched)
-        if known or (current and driver_version(version) == current.version):
+        if known or (current and driver_version(version) == current):
             found.append(name)
     return sorted(found)
 

@@ -187,6 +187,18 @@ def test_switch_of_the_origin_names_what_goes_and_where_back_to(whole: Node) -> 
     assert "switch from 580.95.05 open of ubuntu" in text and "loaded anew" in text
 
 
+def test_rest_of_a_driver_from_elsewhere_is_replaced_though_it_is_not_whole() -> None:
+    node, hidden = debian()
+    merge(node["apt"]["candidates"], hidden)
+    for name in ("nvidia-driver-cuda", "libcuda1", "nvidia-kernel-support"):
+        row = {"name": name, "version": "580.126.09-1", "held": False, "status": "installed"}
+        node["driver"]["packages"].append(row)
+    driver = planned(node, nvidia_driver_branch="535")["driver"]
+    assert (driver["origin"], driver["version"]) == ("Debian", "535.261.03")
+    # What Debian has too comes in its version; what only NVIDIA has must go.
+    assert driver["replaces"] == ["nvidia-driver-cuda"]
+
+
 def test_packages_that_only_look_like_a_driver_are_not_replaced(whole: Node) -> None:
     node = copy.deepcopy(whole)
     merge(node["apt"]["candidates"], cuda(node, {590: ["590.48.01-1"]}))
