@@ -62,10 +62,13 @@ class DriverVersions:
         return self.loaded is not None and self.loaded == self.on_disk == self.userspace
 
 
-# The libraries as the loader finds them, through whatever links. Debian's module has another file name.
+# The libraries as the loader finds them, through whatever links. Debian's modules have other file names.
 VERSIONS = r"""
 echo loaded: $(cat /proc/driver/nvidia/version 2>/dev/null)
-echo on_disk: $(modinfo -F version nvidia 2>/dev/null || modinfo -F version nvidia-current 2>/dev/null)
+for module in nvidia nvidia-current nvidia-current-open; do
+    version=$(modinfo -F version $module 2>/dev/null) && break
+done
+echo on_disk: $version
 for library in libcuda.so.1 libnvidia-ml.so.1; do
     path=$(ldconfig -p | awk -v name=$library '$1 == name && /x86-64/ {print $NF; exit}')
     echo userspace: $(readlink -f "$path" 2>/dev/null)

@@ -41,58 +41,58 @@ def boots_into(living: Living, release: str) -> None:
     assert versions.agree, versions
 
 
-class TestUpgrade:
-    """One node, whose kernel is upgraded under it."""
+@pytest.fixture(scope="module")
+def living(new: Callable[..., Living]) -> Living:
+    """A node with a driver, whose kernel is then upgraded; the tests of pain 3 build on each other."""
+    living = new()
+    living.converge()
+    living.is_settled()
+    return living
 
-    @pytest.fixture(scope="class")
-    def living(self, new: Callable[..., Living]) -> Living:
-        """A node with a driver."""
-        living = new()
-        living.converge()
-        living.is_settled()
-        return living
 
-    def test_pain_03_new_kernel_gets_its_module_before_the_reboot(self, living: Living) -> None:
-        living.node.sh(PROPOSED)
-        install(living, f"linux-image-{NEW}")
-        plan = living.plan()
-        assert driver_conflicts(plan) == []
-        assert plan["driver"]["change"] == "complete"
-        (action,) = (action for action in plan["actions"] if action["id"] == "driver.install")
-        assert NEW in str(action), action
-        living.converge()
-        assert kernel(living) == RUNNING, "nobody reboots for that"
-        assert living.observed()["driver"]["on_disk_next_boot"]["version"] == living.loaded()
-        boots_into(living, NEW)
-        living.is_settled()
+def test_pain_03_new_kernel_gets_its_module_before_the_reboot(living: Living) -> None:
+    living.node.sh(PROPOSED)
+    install(living, f"linux-image-{NEW}")
+    plan = living.plan()
+    assert driver_conflicts(plan) == []
+    assert plan["driver"]["change"] == "complete"
+    (action,) = (action for action in plan["actions"] if action["id"] == "driver.install")
+    assert NEW in str(action), action
+    living.converge()
+    assert kernel(living) == RUNNING, "nobody reboots for that"
+    assert living.observed()["driver"]["on_disk_next_boot"]["version"] == living.loaded()
+    boots_into(living, NEW)
+    living.is_settled()
 
-    def test_pain_03_kernel_without_a_module_is_seen_before_the_reboot(self, living: Living) -> None:
-        """Nothing needs a reboot here, so it is a warning; nobody is kept from working."""
-        install(living, f"linux-image-{BARE}")
-        plan = living.plan()
-        assert driver_conflicts(plan) == []
-        assert any(BARE in note for note in plan["notes"]), plan["notes"]
-        living.is_settled()
 
-    def test_pain_03_reboot_into_a_kernel_without_a_module_is_refused(self, living: Living) -> None:
-        """A planned reboot would lose the GPU: a conflict, with ways out."""
-        node = living.node
-        # The loaded driver is another one than the installed one, and only a reboot may bring them together.
-        wishes: dict[str, Any] = {"nvidia_driver_reload_allowed": False}
-        node.sh("apt-mark unhold $(apt-mark showhold) >/dev/null")
-        node.sh(
-            "apt-get -y -qq --no-install-recommends install linux-modules-nvidia-570-server-open-$(uname -r) "
-            "nvidia-headless-no-dkms-570-server-open nvidia-utils-570-server"
-        )
-        plan = living.plan(**wishes)
-        conflicts = {conflict["id"]: conflict for conflict in driver_conflicts(plan)}
-        assert "driver.next_boot_without_module" in conflicts, (driver_actions(plan), plan["notes"])
-        conflict = conflicts["driver.next_boot_without_module"]
-        assert BARE in conflict["what"]
-        assert f"linux-image-{BARE}" in str(conflict["options"]), conflict["options"]
-        living.refuse(BARE, **wishes)
-        node.sh(f"apt-get -y -qq purge linux-image-{BARE}")
-        assert driver_conflicts(living.plan(**wishes)) == []
+def test_pain_03_kernel_without_a_module_is_seen_before_the_reboot(living: Living) -> None:
+    """Nothing needs a reboot here, so it is a warning; nobody is kept from working."""
+    install(living, f"linux-image-{BARE}")
+    plan = living.plan()
+    assert driver_conflicts(plan) == []
+    assert any(BARE in note for note in plan["notes"]), plan["notes"]
+    living.is_settled()
+
+
+def test_pain_03_reboot_into_a_kernel_without_a_module_is_refused(living: Living) -> None:
+    """A planned reboot would lose the GPU: a conflict, with ways out."""
+    node = living.node
+    # The loaded driver is another one than the installed one, and only a reboot may bring them together.
+    wishes: dict[str, Any] = {"nvidia_driver_reload_allowed": False}
+    node.sh("apt-mark unhold $(apt-mark showhold) >/dev/null")
+    node.sh(
+        "apt-get -y -qq --no-install-recommends install linux-modules-nvidia-570-server-open-$(uname -r) "
+        "nvidia-headless-no-dkms-570-server-open nvidia-utils-570-server"
+    )
+    plan = living.plan(**wishes)
+    conflicts = {conflict["id"]: conflict for conflict in driver_conflicts(plan)}
+    assert "driver.next_boot_without_module" in conflicts, (driver_actions(plan), plan["notes"])
+    conflict = conflicts["driver.next_boot_without_module"]
+    assert BARE in conflict["what"]
+    assert f"linux-image-{BARE}" in str(conflict["options"]), conflict["options"]
+    living.refuse(BARE, **wishes)
+    node.sh(f"apt-get -y -qq purge linux-image-{BARE}")
+    assert driver_conflicts(living.plan(**wishes)) == []
 
 
 def test_pain_14_metapackage_brings_the_next_kernel_and_a_useless_reboot_is_not_repeated(
