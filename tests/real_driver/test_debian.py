@@ -128,9 +128,8 @@ def check_removed(story: Story, run: Run) -> None:
         story.node.fingerprint().lasting(but=["initramfs"]),
     )
     assert before.differences(after) == []
-    # DKMS's file there holds comments only; its package went after the initramfs was made.
     left = set(story.node.sh(INITRAMFS).splitlines()) ^ set(story.initramfs_before.splitlines())
-    assert left <= {"etc/modprobe.d/dkms.conf"}
+    assert left == set()
     assert story.node.sh("systemctl --failed --plain --no-legend") == story.failed_units_before
     assert story.module(story.kernel) == {}
     users = {line.split(":")[0] for line in story.node.sh("getent passwd").splitlines()}
