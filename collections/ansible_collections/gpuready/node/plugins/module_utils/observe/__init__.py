@@ -51,15 +51,19 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
     jobs.start("systemd", lambda: systemd.units(node, services))
     jobs.start("candidates", lambda: apt.candidates(node, kernels))
     jobs.start("origins", lambda: apt.index_origins(node))
+    # Asking NVML holds the driver's device files: whoever else does is looked for before that.
+    loaded = node.attempt("driver.loaded", lambda: driver.loaded(node))
+    holders = (
+        []
+        if loaded is None
+        else node.attempt("driver.processes", lambda: processes.processes(node, loaded["users"]))
+    )
     jobs.start("nvml", lambda: nvml.nvml(node))
     jobs.start("userspace", lambda: driver.userspace(node))
     jobs.start("on_disk", lambda: driver.on_disk(node, kernel["running"]))
     if kernel["next_boot"] not in (None, kernel["running"]):
         jobs.start("on_disk_next_boot", lambda: driver.on_disk(node, kernel["next_boot"]))
     jobs.start("toolkit", lambda: toolkit.version(node))
-    loaded = node.attempt("driver.loaded", lambda: driver.loaded(node))
-    if loaded is not None:
-        jobs.start("processes", lambda: processes.processes(node, loaded["users"]))
     for index, endpoint in enumerate(addresses):
         jobs.start(
             "endpoint-%d" % index,
@@ -105,7 +109,7 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
         "driver": {
             "packages": None if found is None else packages.driver(found),
             "loaded": loaded,
-            "processes": [] if loaded is None else answer("driver.processes", "processes"),
+            "processes": holders,
             "on_disk": answer("driver.on_disk", "on_disk"),
             "on_disk_next_boot": answer("driver.on_disk_next_boot", "on_disk_next_boot")
             if kernel["next_boot"] not in (None, kernel["running"])
