@@ -42,7 +42,7 @@ UNIT_PATHS = (
     "tests/lab/unit",
 )
 
-# The driver's whole life. The longest first, so that the short ones fill the other half of the machine.
+# The driver's whole life: mostly waiting for nodes, so more at once than cores. The longest first.
 LIFE = ("paths", "switch", "blocked", "interrupted", "kernel", "pains", "remove", "mismatch")
 
 STEPS = (
@@ -78,7 +78,7 @@ STEPS = (
         "life",
         tuple((*PYTEST, "-v", "-m", "lab", f"tests/life/test_{name}.py") for name in LIFE),
         needs_lab=True,
-        at_once=2,
+        at_once=4,
     ),
     Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True),
 )
