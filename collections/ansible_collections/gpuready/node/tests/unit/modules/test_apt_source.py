@@ -246,6 +246,13 @@ def test_key_of_another_repository_is_fetched_anew(world, server):
     assert world.run(**moved, key_fingerprint=[PRINT_A, PRINT_B])["changed"] is False
 
 
+def test_key_that_was_changed_in_place_is_fetched_when_the_new_fingerprint_is_pinned(world, server):
+    world.run(key=None, key_url=server.url)
+    server.answer = (200, KEY_B)
+    assert world.run(key=None, key_url=server.url, key_fingerprint=[PRINT_B])["changed"] is True
+    assert [entry.fingerprint for entry in openpgp.keys(world.read(KEYRING).encode())] == [PRINT_B]
+
+
 @pytest.mark.parametrize(
     "damage",
     [b"", b"<html>", openpgp.armor(KEY_A)[:-30].encode(), KEY_B, openpgp.armor(KEY_A + KEY_B).encode()],
