@@ -65,14 +65,20 @@ def dpkg(monkeypatch):
 
 
 @pytest.fixture
-def run(dpkg, capsys):
+def run(dpkg, capsys, monkeypatch):
+    # Beside tests of controller plugins Ansible takes this process for a controller, and shows warnings
+    # instead of returning them.
+    warned: list[str] = []
+    monkeypatch.setattr(apt_hold.AnsibleModule, "warn", lambda _self, text: warned.append(text))
+
     def call(names: list[str], check: bool = False, **params: Any) -> dict[str, Any]:
         capsys.readouterr()
+        warned.clear()
         arguments = {"names": names, **params, "_ansible_check_mode": check, "_ansible_diff": True}
         with patch_module_args(arguments), pytest.raises(SystemExit):
             apt_hold.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return result
+        return {**result, "warnings": list(warned)}
 
     return call
 
