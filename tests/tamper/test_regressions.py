@@ -85,34 +85,59 @@ def cdi_node(standing: Player, nodes: list[Node]) -> Node:
     pytest.fail("no standing node has a Docker that knows CDI")
 
 
-# From 1.18 on the toolkit keeps a specification of its own, which takes precedence and would be good enough.
-NO_OTHER_SPECIFICATION = "rm -f /var/run/cdi/nvidia.yaml"
+# From 1.18 on the toolkit has a service that keeps the specification, under /var/run.
+SERVICED = "/var/run/cdi/nvidia.yaml"
+UNITS = "/etc/systemd/system"
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param("rm /etc/cdi/nvidia.yaml", id="removed"),
-        pytest.param(
-            "sed -i 's/libcuda\\.so\\.[0-9.]*/libcuda.so.450.0/g' /etc/cdi/nvidia.yaml",
-            id="stale",
-        ),
+        pytest.param(f"rm {SERVICED}", id="removed"),
+        pytest.param(f"sed -i 's/libcuda\\.so\\.[0-9.]*/libcuda.so.450.0/g' {SERVICED}", id="stale"),
     ],
 )
-def test_cdi_specification_is_renewed(standing: Player, cdi_node: Node, damage: str) -> None:
-    cdi_node.sh(f"{NO_OTHER_SPECIFICATION}; {damage}")
-    assert action_ids(standing.plan(cdi_node.name)) == ["toolkit.cdi"]
+def test_cdi_specification_is_renewed_by_the_toolkits_service(
+    standing: Player, cdi_node: Node, damage: str
+) -> None:
+    cdi_node.sh(damage)
+    assert action_ids(standing.plan(cdi_node.name)) == ["toolkit.cdi_refresh"]
     repaired = standing("playbooks/provision.yml", limit=[cdi_node.name])
     assert repaired.rc == 0, repaired.output
     assert action_ids(standing.plan(cdi_node.name)) == []
 
 
-def test_container_gets_its_gpu_by_cdi(standing: Player, cdi_node: Node) -> None:
-    """By the specification that was just renewed: dockerd must have noticed."""
-    cdi_node.sh(NO_OTHER_SPECIFICATION)
-    run = standing("playbooks/verify.yml", limit=[cdi_node.name], variables={"gpu_verify_launch": "cdi"})
+@pytest.fixture
+def serviceless(cdi_node: Node) -> Iterator[Node]:
+    """The node as with a toolkit before 1.18: without the service, and without what it wrote."""
+    away = f"cd {UNITS}; mkdir /root/away; mv nvidia-cdi-refresh.* /root/away"
+    cdi_node.sh(f"set -e; systemctl stop nvidia-cdi-refresh.path nvidia-cdi-refresh.service; {away}")
+    cdi_node.sh(f"set -e; systemctl daemon-reload; rm {SERVICED}")
+    yield cdi_node
+    back = f"mv /root/away/* {UNITS}; rmdir /root/away; systemctl daemon-reload"
+    cdi_node.sh(f"set -e; {back}; systemctl restart nvidia-cdi-refresh.path nvidia-cdi-refresh.service")
+    cdi_node.sh("rm -f /etc/cdi/nvidia.yaml")
+
+
+def test_cdi_specification_is_renewed(standing: Player, serviceless: Node) -> None:
+    for damage in ("true", "rm {0}", "sed -i 's/libcuda\\.so\\.[0-9.]*/libcuda.so.450.0/g' {0}"):
+        serviceless.sh(damage.format("/etc/cdi/nvidia.yaml"))
+        assert action_ids(standing.plan(serviceless.name)) == ["toolkit.cdi"], damage
+        repaired = standing("playbooks/provision.yml", limit=[serviceless.name])
+        assert repaired.rc == 0, repaired.output
+        assert action_ids(standing.plan(serviceless.name)) == []
+    verified_by_cdi(standing, serviceless)
+
+
+def verified_by_cdi(standing: Player, node: Node) -> None:
+    """The container gets its GPU by the specification that is there now: dockerd must have noticed."""
+    run = standing("playbooks/verify.yml", limit=[node.name], variables={"gpu_verify_launch": "cdi"})
     assert run.rc == 0, run.output
-    (verification,) = run.node(cdi_node.name)["verification"]
+    (verification,) = run.node(node.name)["verification"]
     assert verification["ok"] is True
     assert verification["launch"]["way"] == "cdi"
     assert "nvidia.com/gpu=all" in verification["launch"]["arguments"]
+
+
+def test_container_gets_its_gpu_by_cdi(standing: Player, cdi_node: Node) -> None:
+    verified_by_cdi(standing, cdi_node)

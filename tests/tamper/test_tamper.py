@@ -180,7 +180,7 @@ BROKEN = {
 ELSEWHERE = {
     "docker.source": "needs docker_engine_source: docker_ce on a node without Docker: molecule/docker_engine",
     "toolkit.cdi": "only where Docker knows CDI: test_regressions.py::test_cdi_specification_is_renewed",
-    "toolkit.cdi_refresh": "only with a toolkit that has the service: molecule/nvidia_container_toolkit",
+    "toolkit.cdi_refresh": "likewise, with a toolkit that has the service: test_regressions.py",
     "driver.source": "needs another source than the node's own: tests/life/test_paths.py",
     "driver.pin": "needs a second origin: tests/life/test_switch.py",
     "driver.reload": "needs another version on disk than loaded: tests/life/test_mismatch.py",
