@@ -145,7 +145,8 @@ class Node:
     def _wait_for_boot(self, before: str) -> None:
         # `degraded` is up, too: a power cut may leave units that fail.
         up = "systemctl is-active --quiet multi-user.target ssh.service"
-        self.wait(lambda: self.holds(up) and self.boot_id() not in ("", before), f"come back after {before}")
+        # In this order: the boot that goes down is up, too, when it is asked first.
+        self.wait(lambda: self.boot_id() not in ("", before) and self.holds(up), f"come back after {before}")
 
     def wait(self, ready: Callable[[], bool], what: str, seconds: float = BOOT_SECONDS) -> None:
         """Wait until it is so."""
