@@ -87,9 +87,9 @@ REFUSALS = (
     ),
     Refusal(
         "unsupported_os_release",
-        (r"18\.04", r"22\.04"),
+        (r"16\.04", r"22\.04"),
         damage="cp -a --remove-destination $(readlink -f /etc/os-release) /root/os-release.kept && "
-        "sed -i 's/22\\.04/18.04/; s/jammy/bionic/' $(readlink -f /etc/os-release)",
+        "sed -i 's/22\\.04/16.04/; s/jammy/xenial/' $(readlink -f /etc/os-release)",
         undo="cat /root/os-release.kept > $(readlink -f /etc/os-release)",
     ),
     Refusal("no_nvidia_gpu", ("NVIDIA GPU", "PCI"), fault="gpu_off_bus"),
