@@ -56,7 +56,14 @@ STEPS = (
             (str(BIN / "ansible-lint"), "--offline"),
         ),
     ),
-    Step("unit", tuple((*PYTEST, "-q", "-m", "not lab and not gpu", path) for path in UNIT_PATHS)),
+    # As many workers as cores; a file's tests stay together, since they share what they set up.
+    Step(
+        "unit",
+        tuple(
+            (*PYTEST, "-q", "-n", "auto", "--dist", "loadfile", "-m", "not lab and not gpu", path)
+            for path in UNIT_PATHS
+        ),
+    ),
     Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
     Step("e2e", ((*PYTEST, "-v", "-m", "lab", "tests/e2e"),), needs_lab=True),
