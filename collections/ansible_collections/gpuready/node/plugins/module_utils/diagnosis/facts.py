@@ -1,0 +1,35 @@
+# Apache-2.0 (see LICENSE)
+"""What is known when a diagnosis begins: one read-only view of it (docs/contracts.md, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..catalog import Catalog
+
+
+class Facts:
+    """Facts by dotted path. What nobody has said is None, exactly like what is explicitly unknown."""
+
+    def __init__(self, data: Mapping[str, Any], catalog: Catalog) -> None:
+        self.data = data
+        self.catalog = catalog
+
+    def get(self, path: str) -> Any:
+        """What lies under the path; None where the way ends.
+
+        >>> Facts({"gpu_stack": {"driver": {"dkms": []}}}, None).get("gpu_stack.driver.dkms")
+        []
+        """
+        value: Any = self.data
+        for name in path.split("."):
+            if not isinstance(value, Mapping):
+                return None
+            value = value.get(name)
+        return value
+
+    def rows(self, path: str) -> list[Mapping[str, Any]]:
+        """A list of mappings; empty where there is none (ask :meth:`get` whether it is known at all)."""
+        value = self.get(path)
+        return [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
