@@ -5,7 +5,7 @@ One node that had a driver before gpuready lives through it, in the order of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,25 @@ from kit.questions import driver_versions
 from living import Living, driver_actions, driver_conflicts
 
 FOREIGN = "535.274.02"
+#: Tests of this file that have passed in this run.
+PASSED: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def in_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test goes on where the one before it left the node: say so, where that one has not passed."""
+    failed = request.session.testsfailed
+    order = [
+        name for name, item in vars(request.module).items() if name.startswith("test_") and callable(item)
+    ]
+    before = order[: order.index(request.function.__name__)]
+    if before and before[-1] not in PASSED:
+        pytest.fail(
+            f"this goes on where {before[-1]} ends, which has not passed: run the whole file", pytrace=False
+        )
+    yield
+    if request.session.testsfailed == failed:
+        PASSED.add(request.function.__name__)
 
 
 class Owned:

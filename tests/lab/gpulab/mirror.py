@@ -259,35 +259,40 @@ def join_control(text: str) -> str:
     return "".join(sorted(text.splitlines(keepends=True), key=lambda line: not line.startswith("Package:")))
 
 
-def toolkit_archive(archive: Path, debs: list[Path], key: str) -> None:
-    """NVIDIA's flat repository of the container toolkit, with its key beside it."""
-    flat = archive / "stable" / "deb" / "amd64"
+def flat_archive(flat: Path, debs: list[Path], key: str, key_file: Path, **fields: str) -> None:
+    """A flat repository, as NVIDIA's are: packages, index and signature in one folder; the key is a file."""
     link_all(debs, flat)
     index(flat, Path("."), flat)
-    release(
-        flat,
+    release(flat, key, **fields)
+    key_file.write_text(keys.public_key(key))
+
+
+def toolkit_archive(archive: Path, debs: list[Path], key: str) -> None:
+    """NVIDIA's repository of the container toolkit."""
+    flat_archive(
+        archive / "stable" / "deb" / "amd64",
+        debs,
         key,
+        archive / "gpgkey",
         Origin="https://nvidia.github.io/libnvidia-container",
         Label="NVIDIA CORPORATION (simulated)",
         Suite="bullseye",
         Codename="bullseye",
         Description="Simulated libnvidia-container archive of a gpuready lab",
     )
-    (archive / "gpgkey").write_text(keys.public_key(key))
 
 
 def cuda_archive(flat: Path, debs: list[Path], key: str) -> None:
-    """NVIDIA's flat CUDA repository of one distribution; its key lies in it, under the real one's name."""
-    link_all(debs, flat)
-    index(flat, Path("."), flat)
-    release(
+    """NVIDIA's CUDA repository of one distribution; its key lies in it, under the real one's name."""
+    flat_archive(
         flat,
+        debs,
         key,
+        flat / "3bf863cc.pub",
         Origin="NVIDIA",
         Label="NVIDIA CUDA",
         Description="Simulated CUDA repository of a gpuready lab",
     )
-    (flat / "3bf863cc.pub").write_text(keys.public_key(key))
 
 
 def docker_archive(archive: Path, codename: str, source: str) -> None:
