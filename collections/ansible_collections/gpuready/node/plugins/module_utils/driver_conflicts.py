@@ -17,6 +17,7 @@ from .requirements import (
     PRECOMPILED,
     PROPRIETARY,
     ROLE,
+    Machine,
     Memory,
     Requirement,
     RuleSet,
@@ -373,7 +374,7 @@ def fitting_workloads(question: Question, name: str, options: Sequence[Option]) 
             [*others, other],
             question.wishes,
             catalog,
-            **_machine(question),
+            _machine(question),
         )
         return bool(suitable(options, RuleSet([*rules, *extra]) if extra else rules))
 
@@ -390,14 +391,14 @@ def fitting_workloads(question: Question, name: str, options: Sequence[Option]) 
     return found
 
 
-def _machine(question: Question) -> Dict[str, Any]:
+def _machine(question: Question) -> Machine:
     signed = question.rules.having("signed")
-    return {
-        "secure_boot": signed is not None,
-        "mok_enrolled": bool(signed and signed.value),
-        "nvswitches": question.node.nvswitches,
-        "rejected": [rule.value for rule in question.rules.rules if rule.kind == "rejected"],
-    }
+    return Machine(
+        secure_boot=signed is not None,
+        mok_enrolled=bool(signed and signed.value),
+        nvswitches=question.node.nvswitches,
+        rejected=tuple([rule.value for rule in question.rules.rules if rule.kind == "rejected"]),
+    )
 
 
 def _numbers(version: str) -> Tuple[int, ...]:

@@ -214,32 +214,28 @@ _WISHES = (
 )
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a driver must reckon with besides GPUs, workloads and wishes."""
+
+    secure_boot: Optional[bool] = None
+    mok_enrolled: Optional[bool] = None
+    nvswitches: int = 0
+    #: Versions that failed verification on this node.
+    rejected: Tuple[str, ...] = ()
+
+
 def rule_set(
     gpus: Sequence[Mapping[str, Any]],
     workloads: Sequence[Framework],
     wishes: Mapping[str, Any],
     catalog: Catalog,
-    *,
-    secure_boot: Optional[bool] = None,
-    mok_enrolled: Optional[bool] = None,
-    nvswitches: int = 0,
-    rejected: Sequence[str] = (),
+    machine: Machine = Machine(),
 ) -> RuleSet:
     """`collect`, remembered: most nodes of a fleet ask the same."""
 
     def made() -> RuleSet:
-        return RuleSet(
-            collect(
-                gpus,
-                workloads,
-                wishes,
-                catalog,
-                secure_boot=secure_boot,
-                mok_enrolled=mok_enrolled,
-                nvswitches=nvswitches,
-                rejected=rejected,
-            )
-        )
+        return RuleSet(collect(gpus, workloads, wishes, catalog, machine))
 
     if any(catalog.frameworks.get(workload.name) is not workload for workload in workloads):
         return made()  # a name stands for the catalog's workload only
@@ -247,10 +243,7 @@ def rule_set(
         gpu_key(gpus),
         tuple([workload.name for workload in workloads]),
         tuple([str(wishes[name]) for name in _WISHES]),
-        secure_boot,
-        mok_enrolled,
-        nvswitches,
-        tuple(rejected),
+        machine,
     )
     return Memory.of(catalog).recall("rules", key, made)
 
@@ -287,11 +280,7 @@ def collect(
     workloads: Sequence[Framework],
     wishes: Mapping[str, Any],
     catalog: Catalog,
-    *,
-    secure_boot: Optional[bool] = None,
-    mok_enrolled: Optional[bool] = None,
-    nvswitches: int = 0,
-    rejected: Sequence[str] = (),
+    machine: Machine = Machine(),
 ) -> List[Requirement]:
     """Everything the driver must fulfil; pure facts, no choice yet."""
     made = _Collector(catalog, wishes)
@@ -312,33 +301,34 @@ def collect(
             ">=" + wishes["nvidia_driver_min_version"],
             "the site's own minimum",
         )
-    if secure_boot:
+    if machine.secure_boot:
         text = "the kernel refuses modules that no trusted key has signed"
-        text += (
-            "; the key that DKMS signs with is enrolled" if mok_enrolled else "; DKMS would build such ones"
-        )
+        if machine.mok_enrolled:
+            text += "; the key that DKMS signs with is enrolled"
+        else:
+            text += "; DKMS would build such ones"
         made.add(
             "secure-boot",
             "signed",
-            ENROLLED if mok_enrolled else "",
+            ENROLLED if machine.mok_enrolled else "",
             "signed modules",
             "Secure Boot",
             text,
             "observed: Secure Boot is on",
             "read",
         )
-    if nvswitches:
+    if machine.nvswitches:
         made.add(
             "nvswitch",
             "fabric",
             "",
             "a fabric manager",
-            "%d NVSwitch%s" % (nvswitches, "es" if nvswitches > 1 else ""),
+            "%d NVSwitch%s" % (machine.nvswitches, "es" if machine.nvswitches > 1 else ""),
             "without nvidia-fabricmanager of the driver's own version CUDA does not start on these GPUs",
             "observed: NVSwitches on the PCI bus",
             "memory",
         )
-    for version in rejected:
+    for version in machine.rejected:
         made.add(
             "rejected",
             "rejected",

@@ -30,6 +30,7 @@ from .requirements import (
     OPEN,
     PRECOMPILED,
     PROPRIETARY,
+    Machine,
     Requirement,
     RuleSet,
     conflict,
@@ -215,10 +216,12 @@ def resolve(
         workloads,
         wishes,
         catalog,
-        secure_boot=dig(observed, "host", "secure_boot"),
-        mok_enrolled=dig(observed, "host", "mok", "enrolled"),
-        nvswitches=node.nvswitches,
-        rejected=_rejected(observed, pin),
+        Machine(
+            dig(observed, "host", "secure_boot"),
+            dig(observed, "host", "mok", "enrolled"),
+            node.nvswitches,
+            _rejected(observed, pin),
+        ),
     )
     floor = rules.floor
     result = Resolution(None, list(rules.rules), [], floor.value if floor else None, [], [], rules=rules)

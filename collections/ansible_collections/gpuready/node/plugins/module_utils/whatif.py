@@ -193,8 +193,9 @@ def rejected(
         workloads,
         wishes,
         catalog,
-        secure_boot=stack["host"]["secure_boot"],
-        nvswitches=len(stack["host"]["nvswitches"]),
+        requirements.Machine(
+            secure_boot=stack["host"]["secure_boot"], nvswitches=len(stack["host"]["nvswitches"])
+        ),
     )
     options = list(driver_offers.available(stack, source, catalog, wishes["nvidia_driver_version"]))
     if driver is None and any(all(option.satisfies(rule) for rule in rules) for option in options):

@@ -11,7 +11,7 @@ from gpuready.catalog import load_catalog
 from gpuready.draft import ACTIONS
 from gpuready.driver_options import Option
 from gpuready.planner import plan
-from gpuready.requirements import code_for, collect, limits_of
+from gpuready.requirements import Machine, code_for, collect, limits_of
 from gpuready.resolver import prefer
 from gpuready.versions import Version, at_least
 from gpuready.wishes import DEFAULT_WISHES, check
@@ -156,7 +156,7 @@ def test_chosen_driver_satisfies_every_requirement(node: Node, wished: dict[str,
         [CATALOG.frameworks[name] for name in complete["gpuready_workloads"]],
         complete,
         CATALOG,
-        secure_boot=node["host"]["secure_boot"],
+        Machine(secure_boot=node["host"]["secure_boot"]),
     )
     option = Option(
         int(driver["branch"]),

@@ -11,7 +11,7 @@ from typing import Any
 from gpuready.catalog import Branch, Catalog, PackageSource
 from gpuready.driver_conflicts import smallest_contradiction, theory
 from gpuready.driver_options import Option, names
-from gpuready.requirements import Requirement, collect, runs_on
+from gpuready.requirements import Machine, Requirement, collect, runs_on
 from gpuready.resolver import Resolution
 from gpuready.versions import Version, compare, driver_branch, driver_version, matches
 from gpuready.wishes import DEFAULT_WISHES
@@ -234,10 +234,12 @@ def rules_of(asked: Asked) -> list[Requirement]:
         [asked.catalog.frameworks[name] for name in asked.workloads.split(",") if name],
         wishes,
         asked.catalog,
-        secure_boot=host["secure_boot"],
-        mok_enrolled=host["mok"]["enrolled"],
-        nvswitches=len(host["nvswitches"]),
-        rejected=[row["version"] for row in record.get("rejected", []) if row["version"] != pin],
+        Machine(
+            host["secure_boot"],
+            host["mok"]["enrolled"],
+            len(host["nvswitches"]),
+            tuple(row["version"] for row in record.get("rejected", []) if row["version"] != pin),
+        ),
     )
 
 
