@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -209,6 +210,34 @@ def test_adapter_that_does_not_initialise(driver: Driver) -> None:
     assert driver.machine.run("apply").rc == 0
     assert driver.smi() == (6, "No devices were found\n")
     assert driver.cuda() == 100
+
+
+def test_mig_without_instances(driver: Driver) -> None:
+    driver.machine.profile["faults"]["mig_without_instances"] = ["0000:3b:00.0"]
+    assert driver.machine.run("apply").rc == 0
+    a100, t4 = driver.nvml()["devices"]
+    assert (a100["mig"], t4["mig"]) == ([1, 1], None)
+    code, text = driver.smi()
+    assert code == 0 and "No MIG devices found" in text
+    assert driver.cuda("count") == 1
+    driver.machine.profile["faults"]["mig_without_instances"] = True
+    driver.machine.profile["gpus"].pop()
+    driver.machine.boot()
+    assert driver.cuda() == 100
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making device nodes needs root")
+def test_uvm_node_of_another_major_number_leads_nowhere(driver: Driver) -> None:
+    node = driver.machine.root / "dev/nvidia-uvm"
+    # In a node the one is mounted over the other.
+    driver.machine.write("proc/devices", driver.machine.read("run/gpulab/devices"))
+    try:
+        for major, code in ((510, 0), (511, 999)):
+            node.unlink()
+            os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(major, 0))
+            assert driver.cuda() == code
+    except PermissionError:
+        pytest.skip("this machine makes no device nodes")
 
 
 def test_fabric_that_is_not_ready(driver: Driver) -> None:

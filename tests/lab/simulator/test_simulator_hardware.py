@@ -187,6 +187,15 @@ def test_gpu_falls_off_the_bus_of_a_running_machine(machine: Machine) -> None:
     assert machine.read("proc/driver/nvidia/registry") == 'Binary: ""\n'
 
 
+def test_xid_is_said_once(machine: Machine) -> None:
+    machine.install()
+    machine.boot()
+    machine.profile["faults"]["xid"] = [119]
+    for _ in range(2):
+        assert machine.run("apply").rc == 0
+    assert machine.read("run/gpulab/kmsg").count("NVRM: Xid (PCI:0000:3b:00): 119, pid=1234") == 1
+
+
 @pytest.mark.parametrize(
     ("model", "version", "flavour", "answer"),
     [

@@ -18,6 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "release.h"
@@ -50,6 +52,7 @@ struct sim_gpu {
     int failed;  /* RmInitAdapter failed */
     int denied;  /* the device node exists and may not be opened */
     int absent;  /* no device node here */
+    int mig;     /* MIG mode is on, and no instance has been made */
     const struct sim_model *model;
 };
 
@@ -122,6 +125,38 @@ static int sim_node(const char *path)
     return errno == ENXIO || errno == ENODEV ? 0 : errno;
 }
 
+/* The major number under which /proc/devices lists a driver; 0 = not listed. */
+static unsigned sim_major(const char *name)
+{
+    static char text[8192];
+    char *line = text, *next;
+    if (sim_read(SIM_ROOT "/proc/devices", text, sizeof text) <= 0)
+        return 0;
+    for (; line; line = next) {
+        char *word = line;
+        next = strchr(line, '\n');
+        if (next)
+            *next++ = 0;
+        while (*word == ' ')
+            word++;
+        line = strchr(word, ' ');
+        if (line && !strcmp(line + 1, name))
+            return sim_number(word, 10);
+    }
+    return 0;
+}
+
+/* A device node of another major number leads to another driver, or to none. The system call by itself: the
+ * C library's stat() has another name in every version. */
+static int sim_wrong_major(const char *path, const char *driver)
+{
+    struct stat about;
+    unsigned wanted = sim_major(driver);
+    if (!wanted || syscall(SYS_stat, path, &about) || !S_ISCHR(about.st_mode))
+        return 0;
+    return (about.st_rdev >> 8 & 0xfff) != wanted;
+}
+
 /* The version is the first word made of digits and dots, with at least one dot, in the NVRM line. */
 static void sim_parse_version(const char *text, char *out, int size)
 {
@@ -166,6 +201,8 @@ static void sim_load(struct sim_state *state)
     }
     state->control = sim_node(SIM_ROOT "/dev/nvidiactl");
     state->uvm = sim_node(SIM_ROOT "/dev/nvidia-uvm");
+    if (!state->uvm && sim_wrong_major(SIM_ROOT "/dev/nvidia-uvm", "nvidia-uvm"))
+        state->uvm = ENXIO;
 
     directory = opendir(SIM_PROC "/gpus");
     while (directory && (entry = readdir(directory)) && state->count < SIM_MAX_GPUS) {
@@ -222,6 +259,8 @@ static void sim_load(struct sim_state *state)
                     state->gpu[i].lost = 1;
                 if (!strncmp(line, "rminit=", 7) && !strcmp(line + 7, state->gpu[i].pci))
                     state->gpu[i].failed = 1;
+                if (!strncmp(line, "mig=", 4) && !strcmp(line + 4, state->gpu[i].pci))
+                    state->gpu[i].mig = 1;
             }
         }
     }

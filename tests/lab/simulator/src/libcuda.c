@@ -89,7 +89,7 @@ API CUresult cuInit(unsigned flags)
     if (state.control)
         return UNKNOWN;
     for (i = 0; i < state.count; i++)
-        if (!state.gpu[i].absent && !state.gpu[i].denied && !state.gpu[i].failed && !state.gpu[i].lost)
+        if (!state.gpu[i].absent && !state.gpu[i].denied && !state.gpu[i].failed && !state.gpu[i].lost && !state.gpu[i].mig)
             usable[count++] = &state.gpu[i];
     if (!count)
         return NO_DEVICE;

@@ -308,7 +308,7 @@ API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t handle, unsigned *current, un
     DEVICE(handle);
     if (!mig_capable(handle))
         return NOT_SUPPORTED;
-    *current = *pending = 0;
+    *current = *pending = handle->mig;
     return OK;
 }
 API nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t handle, unsigned *count) { DEVICE(handle); *count = mig_capable(handle) ? 7 : 0; return OK; }

@@ -182,6 +182,18 @@ static void table(struct gpu **chosen, int count)
                !gpu->mig_supported ? "N/A" : gpu->mig ? "Enabled" : "Disabled");
         printf("%s\n", line);
     }
+    for (i = 0; i < count && !(chosen[i]->mig_supported && chosen[i]->mig); i++)
+        ;
+    if (i < count) { /* somebody switched MIG on; instances are never made here */
+        printf("\n+-----------------------------------------------------------------------------------------+\n");
+        printf("| MIG devices:                                                                            |\n");
+        printf("+------------------+----------------------------------+-----------+-----------------------+\n");
+        printf("| GPU  GI  CI  MIG |              Shared Memory-Usage |        Vol|        Shared         |\n");
+        printf("|      ID  ID  Dev |                Shared BAR1-Usage | SM     Unc| CE ENC  DEC  OFA  JPG |\n");
+        printf("|==================+==================================+===========+=======================|\n");
+        printf("|  No MIG devices found                                                                   |\n");
+        printf("+-----------------------------------------------------------------------------------------+\n");
+    }
     printf("\n+-----------------------------------------------------------------------------------------+\n");
     printf("| Processes:                                                                              |\n");
     printf("|  GPU   GI   CI              PID   Type   Process name                        GPU Memory |\n");
