@@ -7,7 +7,7 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify resolve test test-real-driver lint unit bench
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify resolve diagnose test test-real-driver lint unit bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ resolve: env ## which driver would suit, without a node: GPU=H100 OS=ubuntu-24.0
 	@$(VENV)/bin/gpuready resolve --gpu "$(GPU)" $(if $(OS),--os "$(OS)") $(if $(WORKLOADS),--workloads "$(WORKLOADS)") \
 	  $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECURE_BOOT),--secure-boot) $(if $(NVSWITCH),--nvswitch "$(NVSWITCH)") \
 	  $(if $(KERNEL),--kernel "$(KERNEL)") $(if $(JSON),--json)
+
+diagnose: env ## why no GPU is seen, from a log: LOG=FILE (without it: paste, then Ctrl-D) [FACTS=FILE] [JSON=1]
+	@$(VENV)/bin/gpuready diagnose $(if $(LOG),"$(LOG)") $(if $(FACTS),--facts "$(FACTS)") $(if $(JSON),--json)
 
 test: env ## everything that CI runs
 	$(VENV)/bin/python tests/run_all.py

@@ -1,8 +1,8 @@
 # Apache-2.0 (see LICENSE)
-"""`gpuready`: the planner for people and scripts, without Ansible.
+"""`gpuready`: the planner and the diagnosis for people and scripts, without Ansible.
 
 Exit codes: 0 nothing to do (or: an answer was found), 1 the question could not be understood,
-2 there is something to do, 3 a conflict.
+2 there is something to do, 3 a conflict. Of `diagnose`: 0 healthy, 2 a cause was found, 3 no known cause.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import sys
 import textwrap
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
-from . import catalog as catalog_module
-from . import matrix, whatif
 from .catalog import Catalog, CatalogError, load_catalog
-from .planner import plan as make_plan
 from .render import WIDTH, one_line, render, render_driver
-from .wishes import DEFAULT_WISHES, WishError, complete
+
+# A verb imports what only it needs: `diagnose` answers before the planner would be loaded.
 
 OK, BAD_QUESTION, CHANGES, CONFLICT = 0, 1, 2, 3
 STATUS_CODES = {"converged": OK, "changes": CHANGES, "conflict": CONFLICT}
+HEALTHY, CAUSE_FOUND, UNKNOWN = 0, 2, 3
+DIAGNOSIS_CODES = {"healthy": HEALTHY, "unknown": UNKNOWN, "cause_found": CAUSE_FOUND}
 
 
 class Trouble(Exception):
@@ -71,6 +71,8 @@ def _value(name: str, text: str) -> Any:
     """A wish from the command line: as YAML, but versions stay text."""
     import yaml
 
+    from .wishes import DEFAULT_WISHES
+
     if isinstance(DEFAULT_WISHES.get(name), str):
         return text
     if isinstance(DEFAULT_WISHES.get(name), list) and not text.lstrip().startswith("["):
@@ -83,6 +85,8 @@ def _value(name: str, text: str) -> Any:
 
 def _wishes(options: argparse.Namespace) -> Dict[str, Any]:
     import yaml
+
+    from .wishes import WishError, complete
 
     given: Dict[str, Any] = {}
     if options.wishes:
@@ -116,6 +120,8 @@ def _today(text: Optional[str]) -> str:
 
 
 def _plan(options: argparse.Namespace, catalog: Catalog) -> int:
+    from .planner import plan as make_plan
+
     wishes, today = _wishes(options), _today(options.today)
     plans = []
     for path in options.facts:
@@ -130,6 +136,8 @@ def _plan(options: argparse.Namespace, catalog: Catalog) -> int:
 
 
 def _resolve(options: argparse.Namespace, catalog: Catalog) -> int:
+    from . import whatif
+
     if options.source:
         options.wish.append("nvidia_driver_source=%s" % options.source)
     try:
@@ -185,6 +193,8 @@ def _rejected(answer: Mapping[str, Any]) -> List[str]:
 
 
 def _matrix(options: argparse.Namespace, catalog: Catalog) -> int:
+    from . import matrix
+
     text = matrix.page(catalog)
     if options.check:
         if _read(options.check) != text:
@@ -205,8 +215,13 @@ def _matrix(options: argparse.Namespace, catalog: Catalog) -> int:
 
 
 def _catalog(options: argparse.Namespace, catalog: Catalog) -> int:
+    from . import whatif
+
     if options.what == "check":
-        return catalog_module.main(["--check"])
+        from . import catalog as catalog_module
+        from .diagnosis import knowledge
+
+        return max(catalog_module.main(["--check"]), knowledge.main())
     for framework in catalog.frameworks.values():
         also = "  (also: %s)" % ", ".join(framework.aliases) if framework.aliases else ""
         print("%-20s CUDA %-5s %s%s" % (framework.name, framework.cuda, framework.image or "wheel", also))
@@ -215,11 +230,105 @@ def _catalog(options: argparse.Namespace, catalog: Catalog) -> int:
     return OK
 
 
+def _log(path: str) -> str:
+    """What somebody pasted: whatever its bytes are, its readable part counts."""
+    try:
+        if path == "-":
+            if sys.stdin.isatty():
+                print("Paste the output, then end with Ctrl-D.", file=sys.stderr)
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as handle:
+                data = handle.read()
+    except OSError as error:
+        raise Trouble("%s: %s" % (path, error.strerror)) from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        # PowerShell's > writes UTF-16.
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "replace")
+
+
+def _known(path: str) -> List[Dict[str, Any]]:
+    """The nodes of a JSON file: facts of the diagnosis, an artifact, or observations alone."""
+    nodes = []
+    try:
+        data = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise Trouble("%s: not JSON: %s" % (path, error)) from error
+    rows: List[Any] = data if isinstance(data, list) else [data]
+    known = ("gpu_stack", "container", "framework", "platform", "probes", "commands", "plan", "verification")
+    if isinstance(data, dict) and "schema" not in data and not any(name in data for name in known):
+        rows = [
+            dict(value, host=value.get("host") if isinstance(value.get("host"), str) else name)
+            if isinstance(value, dict) and any(part in value for part in known)
+            else {"host": name, "gpu_stack": value}
+            for name, value in data.items()
+        ]
+    for row in rows:
+        if isinstance(row, dict) and "driver" in row and isinstance(row.get("host"), dict):
+            row = {"gpu_stack": row}
+        if not isinstance(row, dict) or not any(isinstance(row.get(name), dict) for name in known):
+            raise Trouble(
+                "%s: no facts in it (an observation as gpu_stack_info returns it, or one of %s)"
+                % (path, ", ".join(known))
+            )
+        facts = {name: row[name] for name in known if row.get(name) is not None}
+        host = row.get("host")
+        if not isinstance(host, str):
+            host = ((facts.get("gpu_stack") or {}).get("host") or {}).get("hostname")
+        nodes.append({"host": host, "facts": facts, "simulated": row.get("simulated") is True})
+    return nodes
+
+
+def _diagnose(options: argparse.Namespace, catalog: Catalog) -> int:
+    from .diagnosis import engine, reader
+    from .diagnosis import render as screen
+    from .diagnosis.knowledge import load_knowledge
+
+    knowledge = load_knowledge(skip_broken=True)
+    for problem in knowledge.problems:
+        print("gpuready: left out: %s" % problem, file=sys.stderr)
+    path = options.log or (None if options.facts else "-")
+    text = _log(path) if path else ""
+    if path and not text.strip():
+        raise Trouble("%s: nothing in it to diagnose" % ("standard input" if path == "-" else path))
+    said = reader.read(text) if text else {}
+    nodes = [node for name in options.facts for node in _known(name)] or [{"host": None, "facts": {}}]
+    answers = [
+        engine.diagnose(
+            engine.merge(node["facts"], said),
+            [(_log_name(path), text)] if path else [],
+            knowledge=knowledge,
+            catalog=catalog,
+            host=options.host or node["host"],
+            simulated=node.get("simulated", False),
+        )
+        for node in nodes
+    ]
+    if options.json:
+        json.dump(answers if len(answers) != 1 else answers[0], sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    else:
+        try:
+            "".join(screen.SYMBOLS.values()).encode(sys.stdout.encoding or "ascii")
+            symbols = screen.SYMBOLS
+        except UnicodeEncodeError:
+            symbols = screen.ASCII_SYMBOLS
+        print("\n".join(screen.render(answer, symbols=symbols) for answer in answers), end="")
+    codes = [DIAGNOSIS_CODES[answer["status"]] for answer in answers]
+    return CAUSE_FOUND if CAUSE_FOUND in codes else max(codes)
+
+
+def _log_name(path: str) -> str:
+    return "the text" if path == "-" else path.rpartition("/")[2]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gpuready",
         description="What a GPU node needs, and why.",
-        epilog="exit codes: 0 nothing to do or answered, 1 bad question, 2 something to do, 3 conflict",
+        epilog="exit codes: 0 nothing to do or answered, 1 bad question, 2 something to do, 3 conflict; "
+        "of diagnose: 0 healthy, 2 a cause was found, 3 no known cause",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
 
@@ -265,6 +374,29 @@ def _parser() -> argparse.ArgumentParser:
     resolving.add_argument("--kernel", metavar="RELEASE", help="as uname -r says it")
     common(resolving)
     resolving.set_defaults(run=_resolve)
+
+    asking = verbs.add_parser(
+        "diagnose",
+        help="why no GPU is seen: from a log, or from facts",
+        description="Names the layer, the cause and the fix, from whatever output you have.",
+        epilog="exit codes: 0 healthy, 1 bad question, 2 a cause was found, 3 no known cause",
+    )
+    asking.add_argument(
+        "log",
+        nargs="?",
+        metavar="FILE",
+        help="output of docker, nvidia-smi, dmesg, TensorFlow, apt, … (default: standard input, also -)",
+    )
+    asking.add_argument(
+        "--facts",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="facts as JSON: an observation, or a run's artifact; they beat the log; repeat it",
+    )
+    asking.add_argument("--host", help="the node's name (default: from the facts)")
+    asking.add_argument("--json", action="store_true", help="print JSON")
+    asking.set_defaults(run=_diagnose)
 
     page = verbs.add_parser("matrix", help="GPUs, workloads and drivers as a page (docs/matrix.md)")
     page.add_argument("--write", metavar="FILE", help="write it there")
