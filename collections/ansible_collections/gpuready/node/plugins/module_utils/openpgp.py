@@ -11,12 +11,15 @@ import base64
 import binascii
 import hashlib
 import re
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-PUBLIC_KEY, PUBLIC_SUBKEY = 6, 14
+SIGNATURE, PUBLIC_KEY, PUBLIC_SUBKEY = 2, 6, 14
 SECRET_KEY, SECRET_SUBKEY = 5, 7
 USER_ID = 13
 MARKER, PADDING = 10, 21
+# Signatures by which a key speaks about itself: certifications of a user ID, and direct ones.
+SELF_SIGNATURES = (0x10, 0x11, 0x12, 0x13, 0x1F)
+SIGNED_AT, KEY_LIVES, ISSUER, ISSUER_FINGERPRINT = 2, 9, 16, 33
 
 _ARMOR = re.compile(
     r"^-----BEGIN PGP (?P<what>[A-Z ]+)-----[ \t]*\r?\n(?P<body>.*?)^-----END PGP (?P=what)-----[ \t]*\r?$",
@@ -43,6 +46,7 @@ class Key(NamedTuple):
     user_ids: List[str]
     subkeys: List[str]
     raw: bytes
+    expires: Optional[int] = None
 
 
 def normalise_fingerprint(text: str) -> str:
@@ -196,11 +200,58 @@ def fingerprint(body: bytes) -> Tuple[str, int]:
     return digest.upper(), version
 
 
+def _subpackets(data: bytes) -> Dict[int, bytes]:
+    """Type → content of a signature's subpackets, the last one of each type."""
+    found = {}
+    at = 0
+    while at < len(data):
+        length, at, partial = _new_length(data, at)
+        # Subpackets know no partial lengths: what packets read as one is a two-octet length here.
+        if partial:
+            length, at = ((data[at - 1] - 192) << 8) + data[at] + 192, at + 1
+        if length:
+            found[data[at] & 0x7F] = data[at + 1 : at + length]
+        at += length
+    return found
+
+
+class SelfSignature(NamedTuple):
+    """When a key spoke about itself, and how long it then said to live (in seconds; 0: for ever)."""
+
+    at: int
+    lives: int
+
+
+def self_signature(body: bytes, primary: str) -> Optional[SelfSignature]:
+    """What a signature packet says about its own key's life; null where it says nothing about that."""
+    try:
+        version, kind = body[0], body[1]
+        if version not in (4, 5, 6) or kind not in SELF_SIGNATURES:
+            return None
+        width = 4 if version == 6 else 2
+        size = int.from_bytes(body[4 : 4 + width], "big")
+        hashed = _subpackets(body[4 + width : 4 + width + size])
+        rest = body[4 + width + size :]
+        loose = _subpackets(rest[width : width + int.from_bytes(rest[:width], "big")])
+    except IndexError:
+        return None
+    issuer = hashed.get(ISSUER_FINGERPRINT, loose.get(ISSUER_FINGERPRINT, b""))[1:]
+    short = hashed.get(ISSUER, loose.get(ISSUER, b""))
+    # A version 4 key's ID is the end of its fingerprint, a later one's its beginning.
+    ours = (primary[-16:] if version == 4 else primary[:16]).lower()
+    if (issuer.hex().upper() != primary) if issuer else (short.hex() != ours):
+        return None
+    return SelfSignature(
+        int.from_bytes(hashed.get(SIGNED_AT, b""), "big"), int.from_bytes(hashed.get(KEY_LIVES, b""), "big")
+    )
+
+
 def keys(data: bytes) -> List[Key]:
     """Every public key in a file, armored or binary."""
     found: List[Key] = []
     unsupported: List[OpenPGPError] = []
     skipping = False
+    made = latest = 0
     for packet in packets(dearmor(data)):
         if packet.tag in (SECRET_KEY, SECRET_SUBKEY):
             raise OpenPGPError(
@@ -214,6 +265,7 @@ def keys(data: bytes) -> List[Key]:
                 skipping = True
                 continue
             skipping = False
+            made, latest = int.from_bytes(packet.body[1:5], "big"), -1
             found.append(Key(primary, version, [], [], packet.raw))
             continue
         if skipping or packet.tag in (MARKER, PADDING):
@@ -223,6 +275,12 @@ def keys(data: bytes) -> List[Key]:
         key = found[-1]
         if packet.tag == PUBLIC_SUBKEY:
             key.subkeys.append(fingerprint(packet.body)[0])
+        elif packet.tag == SIGNATURE:
+            # The newest word counts: an expired key is renewed by signing itself once more.
+            said = self_signature(packet.body, key.fingerprint)
+            if said is not None and said.at >= latest:
+                latest = said.at
+                key = key._replace(expires=made + said.lives if said.lives else None)
         elif packet.tag == USER_ID:
             key.user_ids.append(packet.body.decode("utf-8", "replace"))
         found[-1] = key._replace(raw=key.raw + packet.raw)

@@ -103,11 +103,19 @@ gpu_stack:
         - Secure Boot, and DKMS's signing key in C(mok) with whether the firmware trusts it. That is not asked
           where Secure Boot is off.
         - In C(initramfs), whether it is older than what blacklists nouveau.
+        - In C(kernel_log), what the kernel said in this boot about NVIDIA, nouveau, refused modules, memory and
+          the GPUs' PCI addresses. Each distinct line is kept where it came first and last, 200 lines at most.
+        - Memory, and in C(virtual) the kind of machine by systemd-detect-virt's names.
       type: dict
       sample:
         secure_boot: false
         mok: {key: /var/lib/shim-signed/mok/MOK.der, enrolled: null}
         initramfs: {present: true, tool: /usr/sbin/update-initramfs, stale: false}
+        memory: {total_mib: 64000, available_mib: 60000}
+        virtual: kvm
+        kernel_log:
+          source: dmesg
+          lines: ["[    4.2] NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.95.05"]
     driver:
       description:
         - Packages in Ubuntu's, Debian's and NVIDIA's names, libraries, NVML's devices, DKMS, persistenced and
@@ -117,6 +125,8 @@ gpu_stack:
           that modprobe would load (Debian's C(nvidia-current)).
         - In C(processes), who holds a device file open, with the container and with the driver's own service
           that it belongs to.
+        - Who may open the device files (C(device_access)), the numbers that the kernel gave to them (C(majors)),
+          and how many MIG instances a GPU is cut into.
       type: dict
       sample:
         loaded: {version: 580.95.05, flavour: open, modules: [nvidia, nvidia_uvm], users: 1}
@@ -124,15 +134,18 @@ gpu_stack:
           - {pid: 811, name: python3, files: [/dev/nvidia0], service: null, container: null}
     container_runtime:
       description:
-        - Docker (package, service, daemon.json, what runs), toolkit and its own CDI service, CDI
-          specifications, containers with a GPU.
+        - Docker (package, service, daemon.json, what runs), toolkit, its configuration and its own CDI
+          service, CDI specifications, containers with a GPU.
+        - Where dockerd does not answer, the end of its log.
       type: dict
     framework:
-      description: Images with their digests, and the endpoints asked for.
+      description: Images with their digests and architectures, and the endpoints asked for.
       type: dict
     apt:
       description:
-        - Sources, holds, unattended upgrades, locks, and the file that pins the driver's origin.
+        - Sources with their keys and when those expire, holds, unattended upgrades, locks, and the file that
+          pins the driver's origin.
+        - What apt cannot read of its sources (C(errors)), and packages that dpkg has half (C(broken)).
         - The candidates of the chain with the origins of each version and, for a kernel metapackage, the
           kernel that its candidate is for.
       type: dict

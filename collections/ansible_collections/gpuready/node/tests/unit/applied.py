@@ -28,6 +28,8 @@ from observed_nodes import (
 )
 
 TODAY = "2026-11-23"
+# The numbers that a kernel gives to the driver's devices: the second one differs from boot to boot.
+MAJORS = {"nvidia": 195, "nvidia-uvm": 511}
 RESTARTING = {"docker.daemon_config", "toolkit.runtime", "docker.restart", "docker.service", "docker.install"}
 
 
@@ -177,7 +179,14 @@ def docker(node: Node, plan: Node, done: list[str]) -> None:
         toolkit["hook_on_dockerd_path"] = True
     if "image.fetch" in done:
         node["framework"]["images"] = (node["framework"]["images"] or []) + [
-            {"ref": row["image"], "id": "sha256:1", "digests": [], "size_mib": 3800, "env": None}
+            {
+                "ref": row["image"],
+                "id": "sha256:1",
+                "digests": [],
+                "size_mib": 3800,
+                "env": None,
+                "architecture": node["host"]["os"]["arch"],
+            }
             for row in plan["workloads"]
             if not row["present"]
         ]
@@ -191,6 +200,8 @@ def cdi(node: Node, plan: Node, done: list[str]) -> None:
     if {"toolkit.cdi", "toolkit.cdi_refresh"} & set(done) and node["driver"]["loaded"]:
         spec = {"path": path, "kind": "nvidia.com/gpu", "devices": ["0", "all"], "stale": False}
         spec.update(driver_version=node["driver"]["userspace"]["version"], missing_paths=[])
+        spec.update(error=None, cdi_version="0.5.0")
+        spec.update(device_nodes=list(node["driver"]["device_nodes"]), wrong_devices=[])
         specs = node["container_runtime"]["cdi"]["specs"]
         node["container_runtime"]["cdi"]["specs"] = [s for s in specs if s["path"] != path] + [spec]
 
@@ -320,7 +331,14 @@ def load(node: Node) -> None:
     modules = ["nvidia", "nvidia_uvm"]
     node["driver"]["loaded"] = {"version": version, "flavour": flavour, "modules": modules, "users": 0}
     numbered = [f"/dev/nvidia{n}" for n in range(len(node["host"]["gpus"]))]
-    node["driver"]["device_nodes"] = [*numbered, "/dev/nvidiactl", "/dev/nvidia-uvm"]
+    numbers = {path: f"{MAJORS['nvidia']}:{minor}" for minor, path in enumerate(numbered)}
+    numbers.update(
+        {"/dev/nvidiactl": f"{MAJORS['nvidia']}:255", "/dev/nvidia-uvm": f"{MAJORS['nvidia-uvm']}:0"}
+    )
+    node["driver"].update(device_nodes=list(numbers), majors=dict(MAJORS))
+    node["driver"]["device_access"] = {
+        path: {"mode": "0666", "owner": "root:root", "device": number} for path, number in numbers.items()
+    }
     for row in node["host"]["gpus"]:
         row["driver_bound"] = "nvidia"
 
@@ -331,7 +349,7 @@ def reboot(node: Node) -> None:
         host["kernel"]["running"] = host["kernel"]["next_boot"]
         state.update(on_disk=state["on_disk_next_boot"], on_disk_next_boot=None)
     host["nouveau"]["loaded"] = not host["nouveau"]["blacklisted"] or host["initramfs"]["stale"]
-    state.update(processes=[], loaded=None, device_nodes=[])
+    state.update(processes=[], loaded=None, device_nodes=[], device_access={}, majors={})
     node["container_runtime"]["gpu_containers"] = []
     for row in host["gpus"]:
         row["driver_bound"] = None

@@ -141,6 +141,7 @@ def source_row(uri: str, suite: str, components: Sequence[str], **more: Any) -> 
         "architectures": [],
         "signed_by": None,
         "fingerprints": None,
+        "keys": None,
     }
     return {**row, **more}
 
@@ -228,6 +229,9 @@ def bare(
             "kernel": {"running": kernel, "next_boot": kernel, "installed": [kernel], "headers": []},
             "boot_id": "0a1b2c3d-0000-4000-8000-000000000001",
             "uptime_seconds": 812.4,
+            "memory": {"total_mib": 64000, "available_mib": 60000},
+            "virtual": "none",
+            "kernel_log": {"source": "dmesg", "lines": []},
             "secure_boot": False,
             "mok": {"key": None, "enrolled": None},
             "gpus": [gpu(device, f"0000:{0x3B + n:02x}:00.0") for n, device in enumerate(gpus)],
@@ -245,6 +249,8 @@ def bare(
             "devices": None,
             "nvml": {"source": None, "driver_version": None, "cuda_version": None, "error": None},
             "device_nodes": [],
+            "device_access": {},
+            "majors": {},
             "persistenced": {"installed": False, "enabled": False, "active": False},
             "fabricmanager": {"installed": False, "version": None, "enabled": False, "active": False},
             "record": None,
@@ -263,9 +269,12 @@ def bare(
                     "enabled": False,
                     "pid": None,
                     "started_at": None,
+                    "result": None,
+                    "exec_start": [],
                 },
                 "daemon_json": daemon_json(None),
                 "live": None,
+                "log": None,
             },
             "toolkit": {
                 "packages": [],
@@ -280,6 +289,8 @@ def bare(
                 "hook_on_dockerd_path": None,
                 "hook_newer_than_dockerd": None,
                 "cdi_refresh": {"installed": False, "failed": None},
+                "config": None,
+                "ldconfig_exists": None,
             },
             "cdi": {"specs": []},
             "gpu_containers": [],
@@ -302,6 +313,7 @@ def bare(
                     "architectures": [],
                     "signed_by": None,
                     "fingerprints": None,
+                    "keys": None,
                 }
             ],
             "candidates": candidates,
@@ -315,6 +327,8 @@ def bare(
             "driver_pin": None,
             "dpkg_interrupted": False,
             "lock_held": False,
+            "errors": [],
+            "broken": [],
         },
         "disk": [
             {"path": "/", "total_mib": 40000, "free_mib": 30000},
@@ -335,6 +349,10 @@ def daemon_json(content: Node | None) -> Node:
         "runtimes": (content or {}).get("runtimes", {}),
         "default_runtime": (content or {}).get("default-runtime"),
         "features": (content or {}).get("features", {}),
+        "runtime_paths": {
+            name: {"path": settings["path"], "found": True}
+            for name, settings in dict((content or {}).get("runtimes") or {}).items()
+        },
     }
 
 
@@ -358,4 +376,5 @@ def live(docker: Node, content: Node) -> Node:
         "registry_mirrors": [item.rstrip("/") + "/" for item in content.get("registry-mirrors", [])],
         "live_restore": content.get("live-restore", False),
         "containers_running": 0,
+        "security_options": ["name=seccomp,profile=builtin", "name=cgroupns"],
     }

@@ -17,6 +17,7 @@ from . import (
     driver,
     endpoints,
     host,
+    kernel_log,
     nouveau,
     nvml,
     packages,
@@ -50,7 +51,8 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
     services = [docker.UNIT, PERSISTENCED, FABRICMANAGER, CDI_REFRESH]
     jobs.start("systemd", lambda: systemd.units(node, services))
     jobs.start("candidates", lambda: apt.candidates(node, kernels))
-    jobs.start("origins", lambda: apt.index_origins(node))
+    jobs.start("sources", lambda: apt.reading(node))
+    jobs.start("virtual", lambda: host.virtual(node))
     # Asking NVML holds the driver's device files: whoever else does is looked for before that.
     loaded = node.attempt("driver.loaded", lambda: driver.loaded(node))
     holders = (
@@ -78,6 +80,8 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
         return node.attempt(probe, lambda: jobs.result(name, patience), default)
 
     devices = node.attempt("host.gpus", lambda: pci.nvidia_devices(node))
+    addresses_of = [device["pci"] for device in devices or []]
+    jobs.start("kernel_log", lambda: kernel_log.kernel_log(node, addresses_of))
     units: Optional[Dict[str, Dict[str, str]]] = answer("systemd", "systemd")
 
     def unit(name: str) -> Optional[Dict[str, str]]:
@@ -105,7 +109,11 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
         "schema": SCHEMA,
         "seconds": 0.0,
         "problems": node.problems,
-        "host": _host(node, kernel, devices, found),
+        "host": dict(
+            _host(node, kernel, devices, found),
+            virtual=answer("host.virtual", "virtual"),
+            kernel_log=answer("host.kernel_log", "kernel_log"),
+        ),
         "driver": {
             "packages": None if found is None else packages.driver(found),
             "loaded": loaded,
@@ -118,6 +126,8 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
             "devices": nvml_devices,
             "nvml": nvml_facts,
             "device_nodes": node.attempt("driver.device_nodes", lambda: driver.device_nodes(node)),
+            "device_access": node.attempt("driver.device_access", lambda: driver.device_access(node)),
+            "majors": node.attempt("driver.majors", lambda: driver.majors(node)),
             "persistenced": node.attempt(
                 "driver.persistenced",
                 lambda: driver.persistenced(node, unit(PERSISTENCED)),
@@ -161,9 +171,12 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
                 found,
                 lambda: apt.with_origins(
                     jobs.result("candidates", patience),
-                    node.attempt("apt.candidates", lambda: jobs.result("origins", patience)),
+                    node.attempt(
+                        "apt.candidates", lambda: apt.index_origins(jobs.result("sources", patience))
+                    ),
                 ),
                 lambda: jobs.result("upgrades", patience),
+                lambda: jobs.result("sources", patience).errors,
             ),
             {
                 "lists_age_seconds": None,
@@ -174,6 +187,8 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
                 "driver_pin": None,
                 "dpkg_interrupted": None,
                 "lock_held": None,
+                "errors": None,
+                "broken": None,
             },
         ),
         "disk": space,
@@ -207,6 +222,9 @@ def _host(
         "kernel": kernel,
         "boot_id": node.attempt("host.boot_id", lambda: host.boot_id(node)),
         "uptime_seconds": node.attempt("host.uptime_seconds", lambda: host.uptime(node)),
+        "memory": node.attempt(
+            "host.memory", lambda: host.memory(node), {"total_mib": None, "available_mib": None}
+        ),
         "secure_boot": secure_boot,
         "mok": node.attempt(
             "host.mok",
@@ -237,6 +255,11 @@ def _docker(
     binary = docker.dockerd(node)
     installed = bool(package or binary or snap or process)
     config = node.attempt(probe + ".daemon_json", lambda: docker.daemon_json(node, argv, bool(snap)))
+    if config is not None:
+        config["runtime_paths"] = node.attempt(
+            probe + ".daemon_json",
+            lambda: docker.runtime_paths(node, config["runtimes"], process.path if process else None),
+        )
     result: Dict[str, Any] = {
         "process": process,
         "images": None,
@@ -245,6 +268,7 @@ def _docker(
         "cdi_directories": list(cdi.DIRECTORIES),
     }
     live = None
+    log: Optional[List[str]] = None
     rootless: Optional[bool] = False
     version = None
     if installed:
@@ -268,6 +292,8 @@ def _docker(
             data_root = ((config or {}).get("content") or {}).get("data-root")
             if isinstance(data_root, str) and data_root.startswith("/"):
                 result["root_dir"] = data_root
+            # Why it does not answer, in its own words; a healthy node is not asked.
+            log = node.attempt(probe + ".log", lambda: docker.log(node))
     elif found is not None:
         # No Docker: no image and no container, and that is known.
         result["images"], result["gpu_containers"] = None, []
@@ -287,9 +313,12 @@ def _docker(
             else enabled in ("enabled", "enabled-runtime", "alias", "indirect"),
             "pid": process.pid if process else None,
             "started_at": process.started_at if process else None,
+            "result": (unit or {}).get("Result") or None,
+            "exec_start": [docker.without_secret(word) for word in argv],
         },
         "daemon_json": config,
         "live": live,
+        "log": log,
     }
     return result
 
@@ -308,6 +337,8 @@ def _toolkit(
         "version": version(),
         "cdi_refresh": toolkit.cdi_refresh(unit),
     }
+    settings = node.attempt(probe, lambda: toolkit.config(node))
+    facts.update(config=settings, ldconfig_exists=toolkit.ldconfig_exists(node, settings))
     facts.update(
         node.attempt(
             probe,

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 import struct
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from .. import aptguard, aptpins, aptsources, openpgp
 from . import packages as dpkg
@@ -99,7 +99,7 @@ def sources(node: Node) -> List[Dict[str, Any]]:
         if aptsources.is_part(name)
     ]
     found: List[Dict[str, Any]] = []
-    keyrings: Dict[str, Optional[List[str]]] = {}
+    keyrings: Dict[str, Optional[List[Key]]] = {}
     for path in paths:
         try:
             text = node.text(path)
@@ -107,13 +107,33 @@ def sources(node: Node) -> List[Dict[str, Any]]:
             node.problem("apt.sources", error)
             continue
         for entry in aptsources.parse(path, text or ""):
-            found.append(dict(entry.facts(path), fingerprints=fingerprints(node, entry.signed_by, keyrings)))
+            held = keys(node, entry.signed_by, keyrings)
+            found.append(
+                dict(
+                    entry.facts(path),
+                    fingerprints=None if held is None else [key["fingerprint"] for key in held],
+                    keys=held,
+                )
+            )
     return found
 
 
-def fingerprints(
-    node: Node, signed_by: Optional[str], known: Dict[str, Optional[List[str]]]
-) -> Optional[List[str]]:
+Key = Dict[str, Any]
+
+
+def _keys(node: Node, data: bytes) -> List[Key]:
+    return [
+        {
+            "fingerprint": key.fingerprint,
+            "expires": key.expires,
+            # By this node's clock, which is what apt goes by.
+            "expired": key.expires is not None and key.expires <= node.now(),
+        }
+        for key in openpgp.keys(data)
+    ]
+
+
+def keys(node: Node, signed_by: Optional[str], known: Dict[str, Optional[List[Key]]]) -> Optional[List[Key]]:
     """The primary keys that Signed-By lets sign; null when it names none, or its keyring cannot be read."""
     if not signed_by:
         return None
@@ -121,24 +141,24 @@ def fingerprints(
         # deb822 writes an empty line as a dot.
         text = "\n".join("" if line == "." else line for line in signed_by.splitlines())
         try:
-            return [key.fingerprint for key in openpgp.keys(text.strip().encode("utf-8"))]
+            return _keys(node, text.strip().encode("utf-8"))
         except openpgp.OpenPGPError as error:
             node.problem("apt.sources", "a key embedded in a source: %s" % error)
             return None
-    held: List[str] = []
+    held: List[Key] = []
     for path in aptsources.keyrings(signed_by):
         if path not in known:
             known[path] = None
             try:
                 data = node.data(path)
                 if data is not None:
-                    known[path] = [key.fingerprint for key in openpgp.keys(data)]
+                    known[path] = _keys(node, data)
             except (OSError, openpgp.OpenPGPError) as error:
                 node.problem("apt.sources", "keyring %s: %s" % (path, error))
-        keys = known[path]
-        if keys is None:
+        those = known[path]
+        if those is None:
             return None
-        held += keys
+        held += those
     return held or None
 
 
@@ -255,10 +275,26 @@ def parse_index_origins(text: str) -> Dict[str, str]:
     return found
 
 
-def index_origins(node: Node) -> Dict[str, str]:
-    if lists_age(node) is None:
-        return {}
-    return parse_index_origins(node.output(["apt-cache", "policy"]))
+class Reading(NamedTuple):
+    """What apt says when it reads its sources: the origins of its indexes, or why it cannot."""
+
+    origins: Dict[str, str]
+    errors: List[str]
+    failure: Optional[str]
+
+
+def reading(node: Node) -> Reading:
+    result = node.run(["apt-cache", "policy"])
+    # apt's own "E: …": two entries for one archive with different keys, a line that it cannot read, …
+    errors = [line[2:].strip() for line in result.err.splitlines() if line.startswith("E: ")]
+    failure = "apt-cache policy: %s" % result.message if result.rc != 0 else None
+    return Reading(parse_index_origins(result.out), errors, failure)
+
+
+def index_origins(found: Reading) -> Dict[str, str]:
+    if found.failure:
+        raise ProbeError(found.failure)
+    return found.origins
 
 
 def with_origins(
@@ -346,8 +382,20 @@ def interrupted(node: Node, found: Optional[List[dpkg.Package]], locked: Optiona
     return None if found is None else False
 
 
-def facts(node: Node, found: Optional[List[dpkg.Package]], known: Any, upgrades: Any) -> Dict[str, Any]:
-    """`known` and `upgrades`: callables that give the answers asked for in the background."""
+def broken(found: List[dpkg.Package]) -> List[Dict[str, str]]:
+    """The packages that dpkg has half; one that must be installed again says so, whatever its state."""
+    rows = {
+        (package.name, "reinst-required" if package.eflag == "reinstreq" else package.status)
+        for package in found
+        if package.name in dpkg.unfinished([package])
+    }
+    return [{"name": name, "status": status} for name, status in sorted(rows)]
+
+
+def facts(
+    node: Node, found: Optional[List[dpkg.Package]], known: Any, upgrades: Any, errors: Any
+) -> Dict[str, Any]:
+    """`known`, `upgrades` and `errors`: callables that give the answers asked for in the background."""
     if node.which("apt-get") is None:
         raise ProbeError("this node has no apt")
     locked = node.attempt("apt.lock_held", lambda: lock_holder(node) is not None)
@@ -360,4 +408,6 @@ def facts(node: Node, found: Optional[List[dpkg.Package]], known: Any, upgrades:
         "driver_pin": node.attempt("apt.driver_pin", lambda: node.text(DRIVER_PIN)),
         "dpkg_interrupted": node.attempt("apt.dpkg_interrupted", lambda: interrupted(node, found, locked)),
         "lock_held": locked,
+        "errors": node.attempt("apt.errors", errors),
+        "broken": None if found is None else broken(found),
     }

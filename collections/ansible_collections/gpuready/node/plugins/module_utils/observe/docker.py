@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from .. import daemon_config
 from . import packages as dpkg
-from .node import SEARCH_PATH, DockerError, Node, error_text
+from .node import SEARCH_PATH, DockerError, MissingTool, Node, error_text
 
 CONFIG = "/etc/docker/daemon.json"
 SNAP_CONFIG = "/var/snap/docker/current/config/daemon.json"
@@ -154,6 +154,48 @@ def daemon_json(node: Node, argv: List[str], snap: bool) -> Dict[str, Any]:
     return facts
 
 
+_SECRET_OPTION = re.compile(r"((?:token|passw(?:or)?d|secret|api-?key)[\w-]*=).+", re.I)
+
+
+def without_secret(word: str) -> str:
+    """A word of a command line; a log driver's options, for instance, may hold a token."""
+    return _SECRET_OPTION.sub(r"\1***", word)
+
+
+def runtime_paths(node: Node, runtimes: Dict[str, Any], path: Optional[str]) -> Dict[str, Any]:
+    """Is the program of each runtime that daemon.json names where dockerd looks for it?
+
+    `path`: the running dockerd's PATH, else systemd's for it.
+    """
+    found = {}
+    for name, settings in sorted(runtimes.items()):
+        program = settings.get("path") if isinstance(settings, dict) else None
+        if not isinstance(program, str) or not program:
+            continue  # a shim by its type (runtimeType) has no path
+        if program.startswith("/"):
+            there = node.is_file(program)
+        else:
+            there = node.which(program, (path or SYSTEMD_PATH).split(":")) is not None
+        found[name] = {"path": program, "found": there}
+    return found
+
+
+LOG_LINES = 40
+
+
+def log(node: Node) -> Optional[List[str]]:
+    """The end of what dockerd's unit said in this boot, without its debug lines; null when nobody tells."""
+    command = ["journalctl", "--unit=" + UNIT, "--boot", "--lines=%d" % (2 * LOG_LINES), "--no-pager"]
+    try:
+        result = node.run([*command, "--quiet", "--output=cat"])
+    except MissingTool:
+        return None
+    if result.rc != 0:
+        return None
+    lines = [line.rstrip()[:600] for line in result.out.splitlines() if "level=debug" not in line]
+    return [line for line in lines if line][-LOG_LINES:]
+
+
 # the Engine's API -------------------------------------------------------------------------------
 
 
@@ -193,6 +235,7 @@ def info_facts(info: Dict[str, Any]) -> Dict[str, Any]:
         "registry_mirrors": list(registries.get("Mirrors") or []),
         "live_restore": info.get("LiveRestoreEnabled"),
         "containers_running": info.get("ContainersRunning"),
+        "security_options": list(info.get("SecurityOptions") or []),
     }
 
 
@@ -221,15 +264,16 @@ def images(node: Node, sock: str) -> List[Dict[str, Any]]:
             continue
         identifier = image["Id"]
         try:
-            config = node.docker(sock, "/images/%s/json" % quote(identifier)).get("Config") or {}
+            details = node.docker(sock, "/images/%s/json" % quote(identifier))
             environment: Optional[List[str]] = [
-                pair for pair in config.get("Env") or [] if _TELLING.match(pair)
+                pair for pair in (details.get("Config") or {}).get("Env") or [] if _TELLING.match(pair)
             ]
+            architecture = details.get("Architecture") or None
         except DockerError as error:  # it may have been removed meanwhile
             if "timed out" in str(error):
                 raise  # the others would take as long
             node.problem("framework.images", error)
-            environment = None
+            environment = architecture = None
         for ref in refs:
             found.append(
                 {
@@ -238,6 +282,7 @@ def images(node: Node, sock: str) -> List[Dict[str, Any]]:
                     "digests": digests,
                     "size_mib": int(image.get("Size") or 0) // MIB,
                     "env": environment_of(environment),
+                    "architecture": architecture,
                 }
             )
     return sorted(found, key=lambda image: (image["ref"], image["id"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from typing import Any, Dict, List, Optional
@@ -202,6 +203,43 @@ def device_nodes(node: Node) -> List[str]:
         if found is not None and not stat.S_ISDIR(found.st_mode):
             nodes.append("/dev/" + name)
     return sorted(nodes, key=natural_key)
+
+
+def device_access(node: Node) -> Dict[str, Dict[str, Any]]:
+    """Who may open each of the driver's device files, and what each stands for."""
+    users, groups = _names(node, "/etc/passwd"), _names(node, "/etc/group")
+    access: Dict[str, Dict[str, Any]] = {}
+    for path in device_nodes(node):
+        found = node.stat(path)
+        if found is None:
+            continue
+        number = found.st_rdev
+        access[path] = {
+            "mode": "%04o" % stat.S_IMODE(found.st_mode),
+            "owner": "%s:%s"
+            % (users.get(found.st_uid, found.st_uid), groups.get(found.st_gid, found.st_gid)),
+            "device": "%d:%d" % (os.major(number), os.minor(number)) if stat.S_ISCHR(found.st_mode) else None,
+        }
+    return access
+
+
+def _names(node: Node, path: str) -> Dict[int, str]:
+    """Number → name, of /etc/passwd or /etc/group."""
+    found: Dict[int, str] = {}
+    for line in (node.text(path) or "").splitlines():
+        fields = line.split(":")
+        if len(fields) > 2 and fields[2].isdigit():
+            found.setdefault(int(fields[2]), fields[0])
+    return found
+
+
+def majors(node: Node) -> Optional[Dict[str, int]]:
+    """The major numbers that the kernel gave to the driver's devices; null = unknown."""
+    text = node.text("/proc/devices")
+    if text is None:
+        return None
+    characters = text.partition("Block devices:")[0]
+    return {name: int(major) for major, name in re.findall(r"^\s*(\d+) (nvidia\S*)$", characters, re.M)}
 
 
 def _unit_state(unit: Optional[Dict[str, str]]) -> Dict[str, Optional[bool]]:

@@ -128,6 +128,55 @@ def uptime(node: Node) -> Optional[float]:
     return float(text.split()[0]) if text else None
 
 
+def memory(node: Node) -> Dict[str, Optional[int]]:
+    """Total and available memory in MiB."""
+    values = {}
+    for line in (node.text("/proc/meminfo") or "").splitlines():
+        match = re.match(r"^(\w+):\s+(\d+) kB", line)
+        if match:
+            values[match.group(1)] = int(match.group(2)) // 1024
+    return {"total_mib": values.get("MemTotal"), "available_mib": values.get("MemAvailable")}
+
+
+# What a machine's firmware calls itself, and systemd-detect-virt's name for it.
+_FIRMWARE = (
+    ("kvm", re.compile(r"KVM|QEMU|Amazon EC2|Google Compute Engine|OpenStack|DigitalOcean", re.I)),
+    ("microsoft", re.compile(r"^Microsoft Corporation")),
+    ("vmware", re.compile(r"VMware|VMW", re.I)),
+    ("oracle", re.compile(r"innotek|VirtualBox", re.I)),
+    ("xen", re.compile(r"^Xen|HVM domU")),
+    ("parallels", re.compile(r"Parallels")),
+    ("bhyve", re.compile(r"bhyve", re.I)),
+)
+
+
+def virtual(node: Node) -> Optional[str]:
+    """What the machine is, in the names of systemd-detect-virt: none, kvm, wsl, docker, …; null = unknown."""
+    kernel_text = node.text("/proc/sys/kernel/osrelease") or node.text("/proc/version") or ""
+    if re.search(r"microsoft|wsl", kernel_text, re.I):
+        return "wsl"  # before any other question: a systemd of an older distribution calls it a container
+    complaint = None
+    try:
+        result = node.run(["systemd-detect-virt"])
+        if re.match(r"^[a-z][a-z0-9-]*$", result.out.strip()):
+            return result.out.strip()
+        complaint = "systemd-detect-virt: %s" % result.message
+    except MissingTool:
+        pass
+    for path, name in (("/.dockerenv", "docker"), ("/run/.containerenv", "podman")):
+        if node.exists(path):
+            return name
+    for name in ("sys_vendor", "product_name", "bios_vendor"):
+        said = (node.text("/sys/class/dmi/id/" + name) or "").strip()
+        for machine, pattern in _FIRMWARE:
+            # A bare-metal machine of a cloud has its name as well, and no hypervisor above it.
+            if pattern.search(said) and re.search(r"\bhypervisor\b", node.text("/proc/cpuinfo") or ""):
+                return machine
+    if complaint:
+        raise ProbeError(complaint)
+    return None
+
+
 def _efi_flag(node: Node, name: str) -> Optional[bool]:
     """The byte after an EFI variable's four attribute bytes."""
     data = node.data("/sys/firmware/efi/efivars/%s-%s" % (name, EFI_GLOBAL))

@@ -93,7 +93,20 @@ def _pynvml_device(pynvml: Any, index: int) -> Dict[str, Any]:
             pynvml, lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
         ),
         "mig_mode": bool(mig[0]) if mig is not None else None,
+        "mig_instances": _mig_instances(pynvml, handle) if mig is not None and mig[0] else None,
     }
+
+
+def _mig_instances(pynvml: Any, handle: Any) -> Optional[int]:
+    """How many MIG devices a GPU is cut into; null when that cannot be asked."""
+    slots = _optional(pynvml, lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+    if slots is None:
+        return None
+    found = [
+        _optional(pynvml, lambda: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))  # noqa: B023
+        for slot in range(slots)
+    ]
+    return sum(1 for device in found if device is not None)
 
 
 def _value(text: str) -> Optional[str]:
@@ -138,6 +151,7 @@ def parse_csv(text: str, fields: List[str]) -> Tuple[List[Dict[str, Any]], Optio
                 "utilization_percent": _number(row.get("utilization.gpu")),
                 "temperature_c": _number(row.get("temperature.gpu")),
                 "mig_mode": mig == "Enabled" if mig is not None else None,
+                "mig_instances": None,
             }
         )
     return devices, driver_version
@@ -165,7 +179,31 @@ def ask_nvidia_smi(node: Node) -> Answer:
             return [], facts
         return (_one_by_one(node, fields, facts) if _LOST.search(facts["error"]) else None), facts
     devices, facts["driver_version"] = parse_csv(result.out, fields)
+    if any(device["mig_mode"] for device in devices):
+        _count_mig_instances(node, devices)
     return devices, facts
+
+
+def parse_list(text: str) -> Dict[int, int]:
+    """`nvidia-smi -L`: GPU index → how many MIG devices are listed below it."""
+    found: Dict[int, int] = {}
+    index = None
+    for line in text.splitlines():
+        gpu = re.match(r"^GPU (\d+):", line)
+        if gpu:
+            index = int(gpu.group(1))
+            found[index] = 0
+        elif index is not None and re.match(r"^\s+MIG \S+\s+Device\s+\d+:", line):
+            found[index] += 1
+    return found
+
+
+def _count_mig_instances(node: Node, devices: List[Dict[str, Any]]) -> None:
+    """--query-gpu knows no MIG devices, so that a second question is needed where MIG is on."""
+    counted = node.attempt("driver.nvml", lambda: parse_list(node.output(["nvidia-smi", "-L"])), {})
+    for device in devices:
+        if device["mig_mode"]:
+            device["mig_instances"] = counted.get(device["index"])
 
 
 def _one_by_one(node: Node, fields: List[str], facts: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:

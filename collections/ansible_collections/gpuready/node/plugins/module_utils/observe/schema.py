@@ -76,6 +76,26 @@ ON_DISK = Null(
     {"version": Null(STRING), "flavour": FLAVOUR, "kernel": STRING, "path": STRING, "signed": BOOLEAN}
 )
 
+TOOLKIT_SETTINGS = (
+    "accept_envvar_unprivileged",
+    "accept_as_volume_mounts",
+    "disable_require",
+    "supported_driver_capabilities",
+    "swarm_resource",
+    "root",
+    "cli_path",
+    "no_cgroups",
+    "ldconfig",
+    "user",
+    "load_kmods",
+    "mode",
+    "runtimes",
+    "cdi_default_kind",
+    "cdi_spec_dirs",
+    "hook_path",
+    "skip_mode_detection",
+)
+
 GPU_STACK: Dict[str, Any] = {
     "schema": INTEGER,
     "seconds": NUMBER,
@@ -97,6 +117,9 @@ GPU_STACK: Dict[str, Any] = {
         },
         "boot_id": Null(STRING),
         "uptime_seconds": Null(NUMBER),
+        "memory": {"total_mib": Null(INTEGER), "available_mib": Null(INTEGER)},
+        "virtual": Null(STRING),
+        "kernel_log": Null({"source": OneOf("dmesg", "journalctl"), "lines": STRINGS}),
         "secure_boot": Null(BOOLEAN),
         "mok": {"key": Null(STRING), "enrolled": Null(BOOLEAN)},
         "gpus": Null(
@@ -155,6 +178,7 @@ GPU_STACK: Dict[str, Any] = {
                     "utilization_percent": Null(INTEGER),
                     "temperature_c": Null(INTEGER),
                     "mig_mode": Null(BOOLEAN),
+                    "mig_instances": Null(INTEGER),
                 }
             )
         ),
@@ -165,6 +189,8 @@ GPU_STACK: Dict[str, Any] = {
             "error": Null(STRING),
         },
         "device_nodes": Null(STRINGS),
+        "device_access": Null(Table({"mode": STRING, "owner": STRING, "device": Null(STRING)})),
+        "majors": Null(Table(INTEGER)),
         "persistenced": UNIT_STATE,
         "fabricmanager": dict(UNIT_STATE, version=Null(STRING)),
         "record": Null(RECORD),
@@ -183,6 +209,8 @@ GPU_STACK: Dict[str, Any] = {
                 "enabled": Null(BOOLEAN),
                 "pid": Null(INTEGER),
                 "started_at": Null(NUMBER),
+                "result": Null(STRING),
+                "exec_start": STRINGS,
             },
             "daemon_json": Null(
                 {
@@ -195,6 +223,7 @@ GPU_STACK: Dict[str, Any] = {
                     "runtimes": Table(ANY),
                     "default_runtime": Null(STRING),
                     "features": Table(ANY),
+                    "runtime_paths": Null(Table({"path": STRING, "found": BOOLEAN})),
                 }
             ),
             "live": Null(
@@ -212,8 +241,10 @@ GPU_STACK: Dict[str, Any] = {
                     "registry_mirrors": Null(STRINGS),
                     "live_restore": Null(BOOLEAN),
                     "containers_running": Null(INTEGER),
+                    "security_options": Null(STRINGS),
                 }
             ),
+            "log": Null(STRINGS),
         },
         "toolkit": {
             "packages": Null(Each(PACKAGE)),
@@ -228,17 +259,23 @@ GPU_STACK: Dict[str, Any] = {
             "hook_on_dockerd_path": Null(BOOLEAN),
             "hook_newer_than_dockerd": Null(BOOLEAN),
             "cdi_refresh": {"installed": Null(BOOLEAN), "failed": Null(BOOLEAN)},
+            "config": Null(dict({name: Null(ANY) for name in TOOLKIT_SETTINGS}, path=STRING)),
+            "ldconfig_exists": Null(BOOLEAN),
         },
         "cdi": {
             "specs": Null(
                 Each(
                     {
                         "path": STRING,
+                        "error": Null(STRING),
+                        "cdi_version": Null(STRING),
                         "kind": Null(STRING),
                         "devices": Null(STRINGS),
                         "driver_version": Null(STRING),
                         "stale": Null(BOOLEAN),
                         "missing_paths": Null(STRINGS),
+                        "device_nodes": Null(STRINGS),
+                        "wrong_devices": Null(Each({"path": STRING, "spec": STRING, "host": STRING})),
                     }
                 )
             )
@@ -254,6 +291,7 @@ GPU_STACK: Dict[str, Any] = {
                     "digests": STRINGS,
                     "size_mib": INTEGER,
                     "env": Null(Table(STRING)),
+                    "architecture": Null(STRING),
                 }
             )
         ),
@@ -276,6 +314,7 @@ GPU_STACK: Dict[str, Any] = {
                     "architectures": STRINGS,
                     "signed_by": Null(STRING),
                     "fingerprints": Null(STRINGS),
+                    "keys": Null(Each({"fingerprint": STRING, "expires": Null(INTEGER), "expired": BOOLEAN})),
                 }
             )
         ),
@@ -302,6 +341,8 @@ GPU_STACK: Dict[str, Any] = {
         "driver_pin": Null(STRING),
         "dpkg_interrupted": Null(BOOLEAN),
         "lock_held": Null(BOOLEAN),
+        "errors": Null(STRINGS),
+        "broken": Null(Each({"name": STRING, "status": STRING})),
     },
     "disk": Null(Each({"path": STRING, "total_mib": INTEGER, "free_mib": INTEGER})),
 }

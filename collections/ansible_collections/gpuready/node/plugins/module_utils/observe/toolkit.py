@@ -44,6 +44,83 @@ def version(node: Node) -> Optional[str]:
     return found
 
 
+CONFIG = "/etc/nvidia-container-runtime/config.toml"
+# What of the toolkit's configuration decides whether a container gets a GPU: key in the file → our field.
+_SETTINGS = {
+    "accept-nvidia-visible-devices-envvar-when-unprivileged": "accept_envvar_unprivileged",
+    "accept-nvidia-visible-devices-as-volume-mounts": "accept_as_volume_mounts",
+    "disable-require": "disable_require",
+    "supported-driver-capabilities": "supported_driver_capabilities",
+    "swarm-resource": "swarm_resource",
+    "nvidia-container-cli.root": "root",
+    "nvidia-container-cli.path": "cli_path",
+    "nvidia-container-cli.no-cgroups": "no_cgroups",
+    "nvidia-container-cli.ldconfig": "ldconfig",
+    "nvidia-container-cli.user": "user",
+    "nvidia-container-cli.load-kmods": "load_kmods",
+    "nvidia-container-runtime.mode": "mode",
+    "nvidia-container-runtime.runtimes": "runtimes",
+    "nvidia-container-runtime.modes.cdi.default-kind": "cdi_default_kind",
+    "nvidia-container-runtime.modes.cdi.spec-dirs": "cdi_spec_dirs",
+    "nvidia-container-runtime-hook.path": "hook_path",
+    "nvidia-container-runtime-hook.skip-mode-detection": "skip_mode_detection",
+}
+_TABLE = re.compile(r"^\[\s*([\w.\"-]+)\s*\]$")
+_PAIR = re.compile(r"^([\w\"-]+)\s*=\s*(.+)$")
+
+
+def parse_toml(text: str) -> Dict[str, Any]:
+    """`table.key` → value, of the TOML that the toolkit writes: texts, booleans, and lists of texts.
+
+    Python reads TOML itself only from 3.11 on. What this does not understand is left out.
+    """
+    found: Dict[str, Any] = {}
+    table = ""
+    pending = ""
+    for raw in text.splitlines():
+        line = pending + raw.strip()
+        pending = ""
+        if not line or line.startswith("#"):
+            continue
+        header = _TABLE.match(line)
+        if header:
+            table = header.group(1).replace('"', "") + "."
+            continue
+        pair = _PAIR.match(line)
+        if not pair:
+            continue
+        name, value = pair.group(1).strip('"'), pair.group(2)
+        if value.startswith("[") and "]" not in value:
+            pending = line + " "
+            continue
+        texts = re.findall(r'"((?:[^"\\]|\\.)*)"|\'([^\']*)\'', value)
+        if value.startswith("["):
+            found[table + name] = [one or other for one, other in texts]
+        elif value[0] in "\"'" and texts:
+            found[table + name] = texts[0][0] or texts[0][1]
+        elif re.match(r"(?:true|false)\b", value):
+            found[table + name] = value.startswith("true")
+    return found
+
+
+def config(node: Node) -> Optional[Dict[str, Any]]:
+    """The toolkit's own configuration, as far as it decides something; null when there is no file."""
+    text = node.text(CONFIG)
+    if text is None:
+        return None
+    values = parse_toml(text)
+    facts: Dict[str, Any] = {"path": CONFIG}
+    facts.update({field: values.get(name) for name, field in _SETTINGS.items()})
+    return facts
+
+
+def ldconfig_exists(node: Node, settings: Optional[Dict[str, Any]]) -> Optional[bool]:
+    """Is the ldconfig there that is to be run? Null where none is named, or one within the container."""
+    path = (settings or {}).get("ldconfig")
+    # "@" says that the path is the host's.
+    return node.exists(path[1:]) if isinstance(path, str) and path.startswith("@/") else None
+
+
 def cdi_refresh(unit: Optional[Dict[str, str]]) -> Dict[str, Optional[bool]]:
     """The toolkit's own service for the CDI specification. `unit`: systemd's word, null when it is mute."""
     if unit is None:

@@ -764,4 +764,4 @@ def test_lock_is_seen_and_never_taken(machine):
 
 def test_node_without_apt_says_so(machine):
     with pytest.raises(ProbeError, match="no apt"):
-        apt.facts(machine.node, None, lambda: None, lambda: None)
+        apt.facts(machine.node, None, lambda: None, lambda: None, list)

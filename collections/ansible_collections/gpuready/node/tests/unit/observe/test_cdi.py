@@ -86,11 +86,15 @@ def test_spec_that_fits_the_driver(machine, parser):
         [
             {
                 "path": "/etc/cdi/nvidia.yaml",
+                "error": None,
+                "cdi_version": "0.5.0",
                 "kind": "nvidia.com/gpu",
                 "devices": ["0", "all"],
                 "driver_version": "580.95.05",
                 "stale": False,
                 "missing_paths": [],
+                "device_nodes": ["/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidiactl"],
+                "wrong_devices": [],
             }
         ],
         [],

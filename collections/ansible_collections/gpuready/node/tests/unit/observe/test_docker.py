@@ -219,6 +219,7 @@ def test_live_is_what_dockerd_runs_with(machine):
         "registry_mirrors": ["http://mirror:5000/"],
         "live_restore": False,
         "containers_running": 3,
+        "security_options": ["name=seccomp,profile=builtin", "name=rootless"],
     }
 
 

@@ -574,6 +574,7 @@ def test_nvidia_smi_is_queried(machine):
             "utilization_percent": 0,
             "temperature_c": 34,
             "mig_mode": False,
+            "mig_instances": None,
         }
     ]
     assert facts == {
@@ -706,6 +707,7 @@ def test_pynvml_is_asked_for_the_same_facts():
             "utilization_percent": 12,
             "temperature_c": 41,
             "mig_mode": None,
+            "mig_instances": None,
         }
     ]
 
