@@ -103,8 +103,9 @@ gpu_stack:
         - Secure Boot, and DKMS's signing key in C(mok) with whether the firmware trusts it. That is not asked
           where Secure Boot is off.
         - In C(initramfs), whether it is older than what blacklists nouveau.
-        - In C(kernel_log), what the kernel said in this boot about NVIDIA, nouveau, refused modules, memory and
-          the GPUs' PCI addresses. Each distinct line is kept where it came first and last, 200 lines at most.
+        - In C(kernel_log), what the kernel said in this boot about NVIDIA, nouveau, refused modules, memory,
+          and the GPUs by their addresses. Each distinct line is kept where it came first and last, 200 lines
+          at most.
         - Memory, and in C(virtual) the kind of machine by systemd-detect-virt's names.
       type: dict
       sample:
@@ -125,8 +126,8 @@ gpu_stack:
           that modprobe would load (Debian's C(nvidia-current)).
         - In C(processes), who holds a device file open, with the container and with the driver's own service
           that it belongs to.
-        - Who may open the device files (C(device_access)), the numbers that the kernel gave to them (C(majors)),
-          and how many MIG instances a GPU is cut into.
+        - Who may open the device files (C(device_access)), the numbers that the kernel gave to them
+          (C(majors)), and how many MIG instances a GPU is cut into.
       type: dict
       sample:
         loaded: {version: 580.95.05, flavour: open, modules: [nvidia, nvidia_uvm], users: 1}
