@@ -1,8 +1,8 @@
 # Apache-2.0 (see LICENSE)
 """From facts and texts to causes (docs/diagnosis.md). Pure: no file, no network.
 
-Two kinds of evidence. *Facts* establish or refute a cause, whatever a text says. *Messages* only
-speak for causes, each with a weight; of the causes left, the one is sought that explains best what was said. What
+Two kinds of evidence. *Facts* establish or refute a cause, whatever a text says. *Messages* only speak for
+causes, each with a weight; of the causes left, the one is sought that explains best what was said. What
 follows from it is its consequence; what it does not explain and names another cause is a fault of its own.
 """
 
@@ -37,17 +37,19 @@ ALTERNATIVE, MOST_ALTERNATIVES = 0.15, 4
 MOST_HITS = 3
 MOST_LINES = 10
 LINE_WIDTH = 240
+#: So much of a text's beginning and end is searched for lines that complain.
+LOOKED_AT = 100_000
 
 #: Lines that complain. What no cause explains of them is shown, never dropped.
 _ERROR = re.compile(
-    r"\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable to|not found|"
-    r"no such file|denied|refused|not permitted|invalid|unsupported|unknown|missing|mismatch|panic|aborted|timed out)\b|"
-    r"\b[A-Z]\w*(?:Error|Exception|Warning)\b:|\bXid\b|\bNVRM:.*fail",
+    r"\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable to|not found|denied|"
+    r"refused|no such file|not permitted|invalid|unsupported|unknown|missing|mismatch|panic|aborted|timed out)\b|"
+    r"\b[A-Z]\w*(?:Error|Exception|Warning)\b:|\bXid\b",
     re.IGNORECASE,
 )
-#: They only announce what the next line says, or deny an error.
+#: Lines that deny an error, and commands that search for one.
 _NO_ERROR = re.compile(
-    r"\b(?:no|without|0) (?:errors?|failures?)\b|\berrors?: 0\b",
+    r"\b(?:no|without|0) (?:errors?|failures?)\b|\berrors?: 0\b|^\S*[$#] |\b(?:grep|journalctl|dmesg) -",
     re.IGNORECASE,
 )
 
@@ -443,16 +445,20 @@ def _unexplained(case: _Case, told: set[str]) -> list[str]:
     ]
     rows: dict[str, None] = {}
     for text in case.texts:
-        for match in _ERROR.finditer(text.text):
-            begin, line = text.line(match.start())
-            if (text.name, begin) in known or _NO_ERROR.search(line):
-                continue
-            short = _short(line)
-            if short in rows or any(pattern.search(line) for pattern in patterns):
-                continue
-            rows[short] = None
-            if len(rows) >= MOST_LINES:
-                return list(rows)
+        # Of very much text, its beginning and its end.
+        size = len(text.text)
+        parts = [(0, size)] if size <= 2 * LOOKED_AT else [(0, LOOKED_AT), (size - LOOKED_AT, size)]
+        for at, end in parts:
+            while match := _ERROR.search(text.text, at, end):
+                begin, line = text.line(match.start())
+                at = begin + len(line) + 1
+                short = _short(line)
+                if short in rows or (text.name, begin) in known or _NO_ERROR.search(line):
+                    continue
+                if not any(pattern.search(line) for pattern in patterns):
+                    rows[short] = None
+                if len(rows) >= MOST_LINES:
+                    return list(rows)
     return list(rows)
 
 
@@ -469,10 +475,13 @@ def diagnose(
     began = time.perf_counter()
     view = Facts(facts, catalog)
     given: dict[str, str] = {}
+    lines = {""}
     for name, text in (*texts, *texts_of(view)):
         clean = normalise(text)
-        if clean.strip() and clean not in given:
+        # What the reader took out of a text says nothing new.
+        if not lines.issuperset(clean.splitlines()):
             given[clean] = name
+            lines.update(clean.splitlines())
     case = _Case(view, [Text(name, text) for text, name in given.items()], knowledge)
     roots = _ranked(case, _roots(case))
     alternatives = _alternatives(case, roots)

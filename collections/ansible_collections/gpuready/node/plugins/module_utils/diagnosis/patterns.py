@@ -8,13 +8,14 @@ its *needles* (words that every match contains) is found, and it is only tried a
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 
 #: How far around a needle its pattern is tried, in characters.
 MAX_SPAN = 1500
 #: A word that every match contains must have at least so many characters.
-MIN_NEEDLE = 4
+MIN_NEEDLE = 3
 
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
 _FLAG = re.compile(r"\(\?([a-zA-Z]+)\)")
@@ -179,6 +180,14 @@ class Text:
             else "".join(char.lower() if len(char.lower()) == 1 else char for char in text)
         )
 
+    @functools.cached_property
+    def vocabulary(self) -> tuple[str, str]:
+        """Each of the text's words once, and the same in lower case: much text repeats itself."""
+        if len(self.text) < 50_000:
+            return self.text, self.lowered
+        words = "\n".join(set(self.text.split()))
+        return words, words.lower()
+
     def line(self, at: int) -> tuple[int, str]:
         """Where the line begins that holds this place, and the line."""
         begin = self.text.rfind("\n", 0, at) + 1
@@ -188,23 +197,26 @@ class Text:
     def windows(self, words: Sequence[str], any_case: bool) -> Iterator[tuple[int, int]]:
         """Stretches around every place where one of the words stands; they do not overlap."""
         text = self.lowered if any_case else self.text
-        places = sorted(place for word in words for place in _places(text, word))
+        words = [word for word in words if word in self.vocabulary[any_case] or word.split() != [word]]
         begin = end = -1
-        for place in places:
-            low, high = max(0, place - MAX_SPAN), min(len(text), place + MAX_SPAN)
+        for low, high in sorted(stretch for word in words for stretch in _stretches(text, word)):
             if low > end:
                 if end >= 0:
                     yield begin, end
                 # A line's beginning is one, a cut through a line is none.
-                line = text.find("\n", low, place) + 1 if low else 0
+                line = text.find("\n", low, low + MAX_SPAN) + 1 if low else 0
                 begin = line or low
-            end = high
+            end = max(end, high)
         if end >= 0:
             yield begin, end
 
 
-def _places(text: str, word: str) -> Iterator[int]:
+def _stretches(text: str, word: str) -> Iterator[tuple[int, int]]:
+    """Around every place of a word, MAX_SPAN to both sides; those that touch are one."""
     at = text.find(word)
     while at >= 0:
-        yield at
-        at = text.find(word, at + len(word))
+        low, high = max(0, at - MAX_SPAN), at + MAX_SPAN
+        while (last := text.rfind(word, at + 1, high)) >= 0:
+            at, high = last, last + MAX_SPAN
+        yield low, min(high, len(text))
+        at = text.find(word, at + 1)

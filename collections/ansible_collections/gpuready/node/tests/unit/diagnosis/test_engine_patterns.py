@@ -1,0 +1,94 @@
+"""Patterns: spaces that match any white space, and the words that every match contains."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from gpuready.diagnosis.patterns import PatternError, Text, needles, translate
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("driver not loaded", "driver not\n   loaded"),
+        ("driver  not", "driver not"),
+        ("[ab c]x", " x"),
+        (r"a\ b", "a b"),
+        ("in (?:use|a loop)", "in\ta  loop"),
+        ("colour *red", "colourred"),
+        ("colour *red", "colour \n red"),
+        ("a ?b", "ab"),
+        ("a +b", "a    b"),
+    ],
+)
+def test_a_space_matches_any_white_space(pattern, text):
+    assert re.search(translate(pattern), text)
+
+
+@pytest.mark.parametrize(("pattern", "text"), [(r"a\ b", "a\nb"), ("[ ]x", "\nx"), ("a b", "ab")])
+def test_no_more_than_that(pattern, text):
+    assert not re.search(translate(pattern), text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("driver not loaded", ("driver",)),
+        ("(?:rejected|restricted) by", ("rejected", "restricted")),
+        (r"Xid \(PCI:[^)]+\): 79", ("(PCI:",)),
+        ("libcud(?:a|nn)x?_stub", ("libcud",)),
+        ("colou?rful", ("colo",)),
+        ("no*|maybe", ("n", "maybe")),
+        ("(?:abcd){2} x", ("abcd",)),
+        ("(?:abcdefgh)? wxyz", ("wxyz",)),
+        ("(?P<what>abcdef)-(?P=what)", ("abcdef",)),
+        ("(?!never)always", ("always",)),
+        (r"four\.five", ("four.five",)),
+        ("ab+cdef", ("cdef",)),
+        ("wxyz{0,3}abcd", ("abcd",)),
+    ],
+)
+def test_needles_are_the_surest_words(pattern, expected):
+    if any(len(word) < 3 for word in expected):
+        with pytest.raises(PatternError, match="3 fixed characters"):
+            needles(pattern)
+    else:
+        assert needles(pattern) == (expected, False)
+
+
+def test_ignored_case_is_a_needle_in_lower_case():
+    assert needles("(?i)Key was Rejected") == (("rejected",), True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "word"),
+    [
+        (".*error", "begin or end"),
+        ("some error.*", "begin or end"),
+        ("[a-z]+", "fixed characters"),
+        (r"\d+|\w+", "fixed characters"),
+        ("(?s)anything", "not allowed"),
+        ("closed)", "bracket"),
+    ],
+)
+def test_a_pattern_that_costs_or_says_nothing_is_refused(pattern, word):
+    with pytest.raises(PatternError, match=word):
+        needles(pattern)
+
+
+def test_windows_cover_what_is_near_a_needle_and_do_not_overlap():
+    text = Text(
+        "log", "\n".join(["x" * 79] * 400 + ["needle"] + ["x" * 79] * 400 + ["needle again"] + ["y" * 9000])
+    )
+    found = list(text.windows(["needle"], False))
+    assert len(found) == 2
+    assert all(end - begin < 4000 for begin, end in found)
+    assert all(text.text[begin - 1] == "\n" for begin, _end in found)
+    assert found[0][1] <= found[1][0]
+
+
+def test_lower_case_keeps_every_place():
+    text = Text("log", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE} ERROR")
+    assert len(text.lowered) == len(text.text)
+    assert list(text.windows(["error"], True))
