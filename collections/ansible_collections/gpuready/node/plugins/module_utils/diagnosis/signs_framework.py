@@ -1,4 +1,982 @@
 # Apache-2.0 (see LICENSE)
-"""Signs of the framework and the application: floors, libraries, architectures, the real operation."""
+"""Signs of the framework and the application: floors, libraries, architectures, the real operation.
+
+What a build needs of the driver, and which GPUs it has code for, comes from the facts where they say it, else from
+the catalog. Nothing here is a list of versions.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..catalog import Catalog, Framework
+from ..requirements import Memory, capability, code_for, limits_of
+from ..versions import at_least
+from .facts import Facts
+from .signs import UNKNOWN, Sign, no, sign, yes
+
+_HIDING = ("", "-1", "none", "void", "nodevfiles", "no", "nan", "null")
+#: Packages that are TensorFlow without CUDA.
+_CPU_TENSORFLOW = ("tensorflow-cpu", "intel-tensorflow", "tensorflow-intel", "tensorflow-aarch64")
+_GPU_TENSORFLOW = ("tensorflow", "tensorflow-gpu", "tf-nightly", "tf-nightly-gpu", "tensorflow-rocm")
+_VERSION = re.compile(r"\d+(?:\.\d+)*")
+#: Libraries that belong to cuDNN, and those of the toolkit.
+_CUDNN = re.compile(r"cudnn")
+_TOOLKIT = re.compile(
+    r"(cudart|cublas|cufft|curand|cusolver|cusparse|nvrtc|cupti|nvjitlink|nccl)", re.IGNORECASE
+)
+#: What names the board or its memory, and not the product.
+_BOARDS = {"pcie", "sxm", "sxm2", "sxm3", "sxm4", "sxm5", "hbm2", "hbm2e", "hbm3", "hbm3e"}
+_TENSORRT = re.compile(r"nvinfer|tensorrt", re.IGNORECASE)
+
+
+# --- what the facts say, wherever they say it ---
+
+
+def version_of(value: Any) -> str | None:
+    """The leading number of a version: ``2.0.1+cu118`` is 2.0.1; None for anything else."""
+    found = _VERSION.match(str(value)) if value not in (None, False, True) else None
+    return found.group() if found else None
+
+
+def _first(facts: Facts, *paths: str) -> Any:
+    for path in paths:
+        value = facts.get(path)
+        if value is not None:
+            return value
+    return None
+
+
+def driver_version(facts: Facts) -> str | None:
+    """The version of the driver that runs: the loaded module's, as anybody reports it."""
+    for path in (
+        "gpu_stack.driver.loaded.version",
+        "gpu_stack.driver.nvml.driver_version",
+        "container.proc_driver_version",
+        "container.nvidia_smi.driver_version",
+    ):
+        found = version_of(facts.get(path))
+        if found:
+            return found
+    return None
+
+
+def packages(facts: Facts) -> dict[str, str]:
+    """The Python packages, by their normalised names."""
+    found = facts.get("framework.packages")
+    if not isinstance(found, Mapping):
+        return {}
+    return {re.sub(r"[-_.]+", "-", str(name)).lower(): str(version) for name, version in found.items()}
+
+
+def environment(facts: Facts) -> dict[str, str]:
+    """The variables of the process that uses the GPU: the container's where there is one, else the program's own."""
+    made: dict[str, str] = {}
+    for path in ("framework.env", "container.env"):
+        found = facts.get(path)
+        if isinstance(found, Mapping):
+            made.update({str(name): str(value) for name, value in found.items() if value is not None})
+    return made
+
+
+def framework_value(facts: Facts, name: str) -> Any:
+    """A field of the framework, as it runs or as the verification saw it."""
+    return _first(facts, f"framework.{name}", f"verification.framework.{name}")
+
+
+def row_of(facts: Facts) -> Framework | None:
+    """The catalog's row for the build that runs: by the image's name, else by framework, version and CUDA."""
+    if facts.catalog is None:
+        return None
+    rows = facts.catalog.frameworks
+    workload = facts.get("verification.workload")
+    if workload in rows and facts.get("framework.version") is None:
+        return rows[workload]
+    name, version = framework_value(facts, "name"), version_of(framework_value(facts, "version"))
+    cuda = version_of(framework_value(facts, "cuda"))
+    if name and version:
+        short = ".".join(version.split(".")[:2])
+        found = [
+            row
+            for row in rows.values()
+            if row.framework == name
+            and ".".join(row.version.split(".")[:2]) == short
+            and (cuda is None or ".".join(row.cuda.split(".")[:2]) == ".".join(cuda.split(".")[:2]))
+        ]
+        # Without its CUDA, a release of several variants is not one of them.
+        if len(found) == 1:
+            return found[0]
+    image = _first(facts, "container.image", "verification.image")
+    if isinstance(image, str) and not name:
+        for row in rows.values():
+            if row.image and image.removeprefix("docker.io/") == row.image:
+                return row
+    return None
+
+
+def cuda_of(facts: Facts) -> tuple[str | None, str]:
+    """The CUDA that the build was made with, and who says so."""
+    said = framework_value(facts, "cuda")
+    if said is not None:
+        return version_of(said), "the build itself says CUDA %s" % said
+    row = row_of(facts)
+    if row:
+        return row.cuda, f"{row.framework} {row.version} is built for CUDA {row.cuda}"
+    for path in ("container.env", "framework.env"):
+        env = facts.get(path)
+        found = version_of(env.get("CUDA_VERSION")) if isinstance(env, Mapping) else None
+        if found:
+            return ".".join(found.split(".")[:2]), f"the image has CUDA {found} (CUDA_VERSION)"
+    return None, ""
+
+
+def archs_of(facts: Facts) -> tuple[tuple[str, ...] | None, str]:
+    """The architectures that the build has code for, and who says so."""
+    said = framework_value(facts, "archs")
+    if isinstance(said, (list, tuple)) and said:
+        named = tuple(str(arch) for arch in said if re.fullmatch(r"(sm|compute)_\d+[a-z]?", str(arch)))
+        return named or None, "the build itself says %s" % ", ".join(map(str, said))
+    row = row_of(facts)
+    if row and row.archs:
+        return row.archs, f"{row.name} has {', '.join(row.archs)}"
+    return None, ""
+
+
+def gpus_of(facts: Facts) -> list[tuple[str, str]]:
+    """(name, compute capability) of every GPU whose capability is known."""
+    found: dict[tuple[str, str], None] = {}
+    for path in ("gpu_stack.driver.devices", "gpu_stack.host.gpus", "framework.devices"):
+        for row in facts.rows(path):
+            name, asked = row.get("name"), row.get("compute_capability")
+            if not asked and name:
+                asked = _capability_by_name(facts, str(name))
+            if asked and re.fullmatch(r"\d+\.\d", str(asked)):
+                found.setdefault((str(name or "the GPU"), str(asked)))
+        if found:
+            return list(found)
+    for row in facts.rows("verification.devices"):
+        details = row.get("details")
+        asked = details.get("compute_capability") if isinstance(details, Mapping) else None
+        if isinstance(details, Mapping) and isinstance(asked, (list, tuple)) and len(asked) == 2:
+            found.setdefault((str(details.get("device_name") or "the GPU"), "%s.%s" % tuple(asked)))
+    return list(found)
+
+
+def _words(name: str) -> set[str]:
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return {word for word in words if word not in ("", "nvidia", "corporation")}
+
+
+def _capability_by_name(facts: Facts, name: str) -> str | None:
+    """The compute capability of a product by the name that the driver gives it, where all its chips agree."""
+    if facts.catalog is None:
+        return None
+    catalog, known = facts.catalog, Memory.of(facts.catalog)
+
+    def look_up() -> str | None:
+        wanted = _words(name)
+        if not any(any(char.isdigit() for char in word) for word in wanted):
+            return None
+        products = known.recall("products", "", lambda: _products(catalog))
+        for drop in (set(), {"geforce", "tesla", "quadro"}, _BOARDS):
+            found = {chip for words, chip in products if wanted - drop <= words}
+            if found:
+                return found.pop() if len(found) == 1 else None
+        return None
+
+    found: str | None = known.recall("capability", name, look_up)
+    return found
+
+
+def _products(catalog: Catalog) -> list[tuple[set[str], str]]:
+    """The words of every product's name in pci.ids, with its chip's compute capability."""
+    found = []
+    for full in catalog.pci_ids.values():
+        chip = catalog.chip_of(full) if "[" in full else None
+        if chip:
+            found.append((_words(full.partition("[")[2]), chip.compute_capability))
+    return found
+
+
+def _newer(one: str, other: str, parts: int) -> bool:
+    """Is ``one`` newer than ``other``, looked at to so many parts?"""
+    left, right = (".".join(text.split(".")[:parts]) for text in (one, other))
+    return left != right and at_least(left, right)
+
+
+# --- floor ---
+
+
+def _floor(facts: Facts) -> Sign:
+    """Is the driver new enough? Evidence names the floor and who sets it."""
+    driver = driver_version(facts)
+    cuda, why = cuda_of(facts)
+    if facts.catalog is None:
+        return UNKNOWN
+    spoken = version_of(
+        _first(facts, "gpu_stack.driver.nvml.cuda_version", "container.nvidia_smi.cuda_version")
+    )
+    if not cuda:
+        return UNKNOWN
+    own = facts.catalog.toolkit_driver(cuda)
+    minor = facts.catalog.minor_version_floor(cuda)
+    floor = minor.min if minor else own.version if own else None
+    if floor is None:
+        return UNKNOWN
+    if driver is None:
+        # The driver's own CUDA version, as nvidia-smi shows it and PyTorch complains of it.
+        if spoken and int(spoken.split(".")[0]) < int(cuda.split(".")[0]):
+            return no(f"the driver speaks CUDA {spoken}", why)
+        return UNKNOWN
+    if at_least(driver, floor):
+        return yes(f"driver {driver} is at least {floor}", why)
+    if facts.get("container.libcuda.kind") == "compat":
+        return UNKNOWN
+    return no(f"driver {driver}", f"CUDA {cuda} needs {floor} or newer", why)
+
+
+@sign("floor.driver_too_old", "the driver is older than the CUDA of the framework or image needs")
+def _driver_too_old(facts: Facts) -> Sign:
+    found = _floor(facts)
+    return UNKNOWN if found.state is None else Sign(not found.state, found.evidence)
+
+
+@sign("floor.driver_below_own_cuda", "the driver is older than the one that the framework's CUDA came with")
+def _driver_below_own_cuda(facts: Facts) -> Sign:
+    driver, (cuda, why) = driver_version(facts), cuda_of(facts)
+    own = facts.catalog.toolkit_driver(cuda) if facts.catalog is not None and cuda else None
+    if not driver or own is None:
+        return UNKNOWN
+    if at_least(driver, own.version):
+        return no(f"driver {driver} is at least {own.version}, which CUDA {cuda} came with", why)
+    return yes(f"driver {driver}", f"CUDA {cuda} came with driver {own.version}", why)
+
+
+@sign("floor.compat_library", "the libcuda that the process takes is the forward-compatibility package's")
+def _compat_library(facts: Facts) -> Sign:
+    kind, path = facts.get("container.libcuda.kind"), facts.get("container.libcuda.path")
+    if kind is None:
+        return UNKNOWN
+    return (
+        yes(f"libcuda is {path or 'of cuda-compat'}") if kind == "compat" else no(f"libcuda is the {kind}'s")
+    )
+
+
+@sign("floor.consumer_gpu", "a GPU is of a product line that takes no forward-compatibility libcuda")
+def _consumer_gpu(facts: Facts) -> Sign:
+    names = [
+        str(row.get("name"))
+        for path in ("gpu_stack.driver.devices", "gpu_stack.host.gpus")
+        for row in facts.rows(path)
+        if row.get("name")
+    ]
+    if not names:
+        return UNKNOWN
+    consumer = [
+        name for name in names if re.search(r"GeForce|\bTITAN\b|\bGTX\b|\bMX\d{3}\b", name, re.IGNORECASE)
+    ]
+    # Of other names, some take it and some do not: the driver's own answer decides.
+    return yes(*dict.fromkeys(consumer)) if consumer else UNKNOWN
+
+
+@sign(
+    "floor.driver_below_minimum",
+    "the driver is older than the site's own minimum or a workload's in the plan",
+)
+def _driver_below_minimum(facts: Facts) -> Sign:
+    driver = driver_version(facts)
+    floors = []
+    for row in facts.rows("plan.driver.because"):
+        found = re.match(r">=(\d[\d.]*)$", str(row.get("requirement") or ""))
+        if found:
+            floors.append((found.group(1), "%s asks for %s" % (row.get("subject"), row.get("requirement"))))
+    if not driver or not floors:
+        return UNKNOWN
+    broken = [words for least, words in floors if not at_least(driver, least)]
+    return (
+        yes(f"driver {driver}", *broken) if broken else no(f"driver {driver} fulfils every floor of the plan")
+    )
+
+
+@sign("link.floor", "the driver is new enough for the image, its CUDA and the GPU")
+def _link_floor(facts: Facts) -> Sign:
+    refused = [
+        "%s: %s" % (row.get("variable"), row.get("why") or row.get("expression"))
+        for row in facts.rows("probes.requirements")
+        if row.get("holds") is False
+    ]
+    floor = _floor(facts)
+    if floor.state is False:
+        return no(*floor.evidence, *refused)
+    if refused:
+        return no(*refused)
+    below = _driver_below_minimum(facts)
+    if below.state:
+        return no(*below.evidence)
+    return floor
+
+
+# --- libraries ---
+
+
+@sign("framework.cpu_build", "the framework was built without CUDA")
+def _cpu_build(facts: Facts) -> Sign:
+    if framework_value(facts, "rocm") is True:
+        return no("it is a build for AMD's GPUs")
+    cuda, name = framework_value(facts, "cuda"), framework_value(facts, "name")
+    if cuda is False:
+        return yes(
+            "%s %s says: built without CUDA"
+            % (name or "the framework", framework_value(facts, "version") or "")
+        )
+    for package, version in packages(facts).items():
+        if package in ("torch", "jaxlib") and re.search(r"\+cpu\b|_cpu\b|cpuonly", version):
+            return yes(f"{package} {version}")
+    said = str(framework_value(facts, "version") or "")
+    if re.search(r"\+cpu\b|-cpu\b", said):
+        return yes(f"{name or 'the framework'} {said}")
+    if isinstance(cuda, str) and cuda:
+        return no(f"built for CUDA {cuda}")
+    if re.search(r"\+cu\d{2,3}", said) or any(
+        package == "torch" and "+cu" in version for package, version in packages(facts).items()
+    ):
+        return no("the version names a CUDA")
+    tensorflow = _cpu_tensorflow(facts)
+    return tensorflow if tensorflow.state else UNKNOWN
+
+
+@sign("framework.cpu_tensorflow", "the TensorFlow that is installed is a package without CUDA")
+def _cpu_tensorflow(facts: Facts) -> Sign:
+    found = packages(facts)
+    without = [f"{name} {found[name]}" for name in _CPU_TENSORFLOW if name in found]
+    # On Windows and aarch64, `tensorflow` brings the named one itself.
+    whole = [name for name in ("tensorflow-gpu", "tf-nightly-gpu") if name in found]
+    if without and not whole and ("tensorflow" not in found or "tensorflow-intel" in found):
+        return yes(*without)
+    return no(*whole) if whole else UNKNOWN
+
+
+@sign("framework.tensorflow_without_wheels", "TensorFlow came by pip, and none of its CUDA wheels with it")
+def _tensorflow_without_wheels(facts: Facts) -> Sign:
+    found = packages(facts)
+    version = version_of(found.get("tensorflow") or found.get("tf-nightly"))
+    if version is None or len(found) < 2:
+        return UNKNOWN
+    wheels = [name for name in found if name.startswith("nvidia-") and re.search(r"-cu\d\d$", name)]
+    if wheels:
+        return no(*wheels[:3])
+    if any(name.startswith(("cudnn", "cudatoolkit", "cuda-")) for name in found):
+        return no("conda brings CUDA")
+    # A list that names only what was grepped for proves nothing.
+    return yes(f"tensorflow {version}, no nvidia-* wheel in the list") if len(found) >= 5 else UNKNOWN
+
+
+@sign("framework.native_windows", "the program runs on Windows itself and not in WSL")
+def _native_windows(facts: Facts) -> Sign:
+    system, wsl = facts.get("platform.os"), facts.get("platform.wsl")
+    if wsl is True:
+        return no("it runs in WSL")
+    if system is None:
+        return UNKNOWN
+    return yes("the system is Windows") if system == "windows" else no(f"the system is {system}")
+
+
+@sign("framework.mac", "the program runs on a Mac")
+def _mac(facts: Facts) -> Sign:
+    system = facts.get("platform.os")
+    if system is None:
+        return UNKNOWN
+    return (
+        yes("the system is macOS") if system in ("darwin", "macos", "mac") else no(f"the system is {system}")
+    )
+
+
+@sign("framework.is_tensorflow", "the framework is TensorFlow")
+def _is_tensorflow(facts: Facts) -> Sign:
+    return _is_framework(facts, "tensorflow")
+
+
+@sign("framework.is_torch", "the framework is PyTorch")
+def _is_torch(facts: Facts) -> Sign:
+    return _is_framework(facts, "pytorch")
+
+
+def _is_framework(facts: Facts, wanted: str) -> Sign:
+    name = framework_value(facts, "name")
+    if not name:
+        return UNKNOWN
+    return yes(f"it is {name}") if name == wanted else no(f"it is {name}")
+
+
+@sign("framework.no_windows_gpu", "it is a TensorFlow of 2.11 or later, which has no GPU on Windows itself")
+def _no_windows_gpu(facts: Facts) -> Sign:
+    windows = _native_windows(facts)
+    if windows.state is not True:
+        return windows
+    if framework_value(facts, "name") not in (None, "tensorflow"):
+        return no("it is not TensorFlow")
+    found = packages(facts)
+    version = version_of(framework_value(facts, "version")) or version_of(found.get("tensorflow"))
+    if "tensorflow-intel" in found:
+        return yes(f"tensorflow-intel {found['tensorflow-intel']} on Windows")
+    if not version:
+        return UNKNOWN
+    # The last release with CUDA for Windows was 2.10 (tensorflow.org/install/pip).
+    words = f"TensorFlow {version} on Windows"
+    return yes(words) if at_least(version, "2.11") else no(words)
+
+
+@sign("framework.rocm", "the framework is built for AMD's GPUs")
+def _rocm(facts: Facts) -> Sign:
+    said = framework_value(facts, "rocm")
+    found = packages(facts)
+    amd = [
+        f"{n} {v}"
+        for n, v in found.items()
+        if "+rocm" in v or n == "tensorflow-rocm" or n == "onnxruntime-rocm"
+    ]
+    if said is True or amd:
+        return yes(*(amd or ["the build says ROCm"]))
+    return no("the build says it is not for ROCm") if said is False else UNKNOWN
+
+
+@sign("framework.image_without_gpu", "the container's image is TensorFlow's own without -gpu in its tag")
+def _image_without_gpu(facts: Facts) -> Sign:
+    image = facts.get("container.image")
+    if not isinstance(image, str):
+        return UNKNOWN
+    name, _colon, tag = image.removeprefix("docker.io/").partition(":")
+    if "@" in image or not (name == "tensorflow/tensorflow" or name.endswith("/tensorflow/tensorflow")):
+        return no(f"the image is {image}")
+    return no(f"the image is {image}") if "gpu" in tag else yes(f"the image is {image}")
+
+
+@sign("framework.conda", "the Python is of a conda environment")
+def _conda(facts: Facts) -> Sign:
+    kind = facts.get("framework.python.environment")
+    path = str(facts.get("framework.python.executable") or "")
+    if kind is None and not path:
+        return UNKNOWN
+    is_conda = kind == "conda" or bool(re.search(r"conda|miniforge|mamba", path))
+    return Sign(is_conda, (path or f"the environment is {kind}",))
+
+
+@sign("framework.two_onnxruntimes", "onnxruntime and onnxruntime-gpu are installed over each other")
+def _two_onnxruntimes(facts: Facts) -> Sign:
+    found = packages(facts)
+    if "onnxruntime" in found and "onnxruntime-gpu" in found:
+        return yes(f"onnxruntime {found['onnxruntime']}", f"onnxruntime-gpu {found['onnxruntime-gpu']}")
+    return no(*(n for n in found if n.startswith("onnxruntime"))) if found else UNKNOWN
+
+
+@sign("framework.onnxruntime_without_gpu", "onnxruntime is installed, and onnxruntime-gpu is not")
+def _onnxruntime_without_gpu(facts: Facts) -> Sign:
+    found = packages(facts)
+    if "onnxruntime" not in found:
+        return no("onnxruntime-gpu is installed") if "onnxruntime-gpu" in found else UNKNOWN
+    return (
+        no("both are installed") if "onnxruntime-gpu" in found else yes(f"onnxruntime {found['onnxruntime']}")
+    )
+
+
+@sign("framework.jax_without_cuda", "jaxlib is installed without its plugin for CUDA")
+def _jax_without_cuda(facts: Facts) -> Sign:
+    found = packages(facts)
+    version = found.get("jaxlib")
+    if not version:
+        return UNKNOWN
+    plugin = [f"{n} {v}" for n, v in found.items() if re.match(r"jax-cuda\d+", n)]
+    if plugin or "+cuda" in version:
+        return no(*(plugin or [f"jaxlib {version}"]))
+    return yes(f"jaxlib {version}, no jax-cuda* plugin") if len(found) >= 3 else UNKNOWN
+
+
+@sign("framework.jax_plugin_differs", "jaxlib and the CUDA plugin are of two releases")
+def _jax_plugin_differs(facts: Facts) -> Sign:
+    found = packages(facts)
+    own = version_of(found.get("jaxlib"))
+    plugins = {n: version_of(v) for n, v in found.items() if re.match(r"jax-cuda\d+-(plugin|pjrt)$", n)}
+    if not own or not plugins:
+        return UNKNOWN
+    # The plugin may be behind by a patch release, not by more (docs.jax.dev).
+    other = [f"{n} {v}" for n, v in plugins.items() if v and v.split(".")[:2] != own.split(".")[:2]]
+    return yes(f"jaxlib {own}", *other) if other else no(f"jaxlib {own}", *plugins)
+
+
+@sign("libraries.missing", "the framework could not load one of its CUDA libraries")
+def _missing(facts: Facts) -> Sign:
+    found = facts.get("framework.libraries_missing")
+    if found is None:
+        return UNKNOWN
+    needed = [
+        str(name) for name in found if not _TENSORRT.search(str(name)) and "libcuda.so" not in str(name)
+    ]
+    return yes(*needed) if needed else no("no library was reported as missing")
+
+
+@sign("libraries.only_cudnn_missing", "cuDNN is missing, and every other CUDA library was found")
+def _only_cudnn_missing(facts: Facts) -> Sign:
+    found = _missing(facts)
+    if found.state is not True:
+        return found
+    others = [name for name in found.evidence if not _CUDNN.search(name)]
+    return no(*others) if others else found
+
+
+@sign("libraries.toolkit_missing", "libraries of the CUDA toolkit are missing")
+def _toolkit_missing(facts: Facts) -> Sign:
+    found = _missing(facts)
+    if found.state is not True:
+        return found
+    toolkit = [name for name in found.evidence if _TOOLKIT.search(name) and not _CUDNN.search(name)]
+    return yes(*toolkit) if toolkit else no(*found.evidence)
+
+
+@sign("libraries.cudnn_too_old", "the cuDNN that was loaded is older than the one of the build")
+def _cudnn_too_old(facts: Facts) -> Sign:
+    loaded = version_of(facts.get("framework.cudnn_loaded"))
+    built = version_of(framework_value(facts, "cudnn"))
+    if not loaded or not built:
+        return UNKNOWN
+    words = (f"cuDNN loaded: {loaded}", f"built with: {built}")
+    parts = min(2, len(loaded.split(".")), len(built.split(".")))
+    # Another major release has another file name and is not loaded in its place, but a newer one does not fit either.
+    return (
+        yes(*words)
+        if _newer(built, loaded, parts) or loaded.split(".")[0] != built.split(".")[0]
+        else no(*words)
+    )
+
+
+@sign("libraries.path_overridden", "LD_LIBRARY_PATH was replaced: directories that the image sets are gone")
+def _path_overridden(facts: Facts) -> Sign:
+    env = environment(facts)
+    mine = env.get("LD_LIBRARY_PATH")
+    ref = _first(facts, "container.image", "verification.image")
+    images = {str(row.get("ref")): row.get("env") for row in facts.rows("gpu_stack.framework.images")}
+    theirs = images.get(str(ref))
+    wanted = str(theirs.get("LD_LIBRARY_PATH") or "") if isinstance(theirs, Mapping) else ""
+    if mine is None:
+        return UNKNOWN
+    if not wanted:
+        return UNKNOWN
+    has = {part.rstrip("/") for part in mine.split(":") if part}
+    gone = [part for part in wanted.split(":") if part and part.rstrip("/") not in has]
+    if gone:
+        return yes(f"LD_LIBRARY_PATH={mine}", f"the image sets {wanted}", "gone: " + ", ".join(gone))
+    return no(f"LD_LIBRARY_PATH={mine}")
+
+
+@sign("libraries.path_set", "LD_LIBRARY_PATH is set for the process")
+def _path_set(facts: Facts) -> Sign:
+    env = environment(facts)
+    if not env:
+        return UNKNOWN
+    found = env.get("LD_LIBRARY_PATH")
+    return yes(f"LD_LIBRARY_PATH={found}") if found else no("LD_LIBRARY_PATH is not among the variables")
+
+
+@sign(
+    "libraries.wheels_disagree",
+    "nvidia-* wheels of two CUDA major versions, or of another PyTorch's, lie in one environment",
+)
+def _wheels_disagree(facts: Facts) -> Sign:
+    found = packages(facts)
+    majors: dict[str, list[str]] = {}
+    for name in found:
+        made = re.match(r"nvidia-(cudnn|cublas|cuda-runtime)-cu(\d\d)$", name)
+        if made:
+            majors.setdefault(made.group(1), []).append(made.group(2))
+    if not majors:
+        return UNKNOWN
+    twice = [
+        f"nvidia-{part}-cu{major}" for part, which in majors.items() if len(which) > 1 for major in which
+    ]
+    # Two frameworks may rightly bring a CUDA each; but they share the directory nvidia/cudnn.
+    cudnn = [words for words in twice if "cudnn" in words]
+    if cudnn:
+        return yes(*(f"{name} {found[name]}" for name in cudnn))
+    built = version_of(framework_value(facts, "cudnn"))
+    have = next((version_of(v) for n, v in found.items() if re.match(r"nvidia-cudnn-cu\d\d$", n)), None)
+    if built and have and _newer(built, have, 2):
+        return yes(f"nvidia-cudnn {have}", f"the framework was built with cuDNN {built}")
+    return no(*(f"nvidia-{part}-cu{which[0]}" for part, which in majors.items()))
+
+
+@sign(
+    "libraries.host_cuda_other_major",
+    "the CUDA that the system has is of another major version than the framework's",
+)
+def _host_cuda_other_major(facts: Facts) -> Sign:
+    loaded = version_of(facts.get("framework.cuda_loaded"))
+    cuda, why = cuda_of(facts)
+    if not loaded or not cuda:
+        return UNKNOWN
+    words = (f"CUDA loaded: {loaded}", why)
+    return yes(*words) if loaded.split(".")[0] != cuda.split(".")[0] else no(*words)
+
+
+@sign("link.libraries", "the framework has its CUDA libraries, in versions that fit")
+def _link_libraries(facts: Facts) -> Sign:
+    for found in (_cpu_build(facts), _rocm(facts), _missing(facts), _cudnn_too_old(facts)):
+        if found.state:
+            return no(*found.evidence)
+    if _no_windows_gpu(facts).state:
+        return no(*_no_windows_gpu(facts).evidence)
+    listed = _lists_gpu(facts)
+    if listed.state:
+        return yes(*listed.evidence)
+    return UNKNOWN
+
+
+# --- architectures ---
+
+
+def _code(facts: Facts) -> Iterator[tuple[str, str, str, str | None, str]]:
+    """For every GPU: its name, capability, how the build runs on it (native, jit, none), by what, and who says so."""
+    archs, why = archs_of(facts)
+    if not archs:
+        return
+    # Feature-specific code (sm_90a) runs on its own capability; to the comparison it is that number.
+    plain = tuple(re.sub(r"[a-z]$", "", arch) for arch in archs)
+    framework = _Archs(plain)
+    for name, asked in gpus_of(facts):
+        how, arch = code_for(framework, asked)  # type: ignore[arg-type]
+        yield name, asked, how, arch, why
+
+
+class _Archs:
+    """What `requirements.code_for` reads of a framework."""
+
+    def __init__(self, archs: tuple[str, ...]) -> None:
+        self.archs = archs
+
+
+def _range(facts: Facts) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    archs, _why = archs_of(facts)
+    numbers = []
+    for arch in archs or ():
+        digits = re.sub(r"\D", "", arch)
+        if len(digits) >= 2:
+            numbers.append((int(digits[:-1]), int(digits[-1])))
+    return (min(numbers), max(numbers)) if numbers else None
+
+
+@sign("architectures.none_for_gpu", "the build has no code that one of the GPUs can run")
+def _none_for_gpu(facts: Facts) -> Sign:
+    rows = list(_code(facts))
+    if not rows:
+        return UNKNOWN
+    bad = [row for row in rows if row[2] == "none"]
+    if bad:
+        return yes(*(f"{name} is of compute capability {asked}" for name, asked, *_ in bad), bad[0][4])
+    return no(*(f"{name} ({asked}): {arch}" for name, asked, _how, arch, _why in rows))
+
+
+@sign("architectures.covered", "the build has code for every GPU")
+def _covered(facts: Facts) -> Sign:
+    found = _none_for_gpu(facts)
+    return UNKNOWN if found.state is None else Sign(not found.state, found.evidence)
+
+
+@sign("architectures.gpu_too_new", "a GPU is newer than anything that the build has code for")
+def _gpu_too_new(facts: Facts) -> Sign:
+    span = _range(facts)
+    if not span:
+        return _limited_new(facts)
+    new = [row for row in _code(facts) if row[2] == "none" and capability(row[1]) > span[1]]
+    if new:
+        return yes(*(f"{name} is of compute capability {asked}" for name, asked, *_ in new), new[0][4])
+    limited = _limited_new(facts)
+    if limited.state:
+        return limited
+    if not gpus_of(facts) or _listed_only(facts).state:
+        return UNKNOWN
+    return no("no GPU is newer than the build")
+
+
+def _limited_new(facts: Facts) -> Sign:
+    """What the catalog says of GPUs that are newer than a release's own libraries."""
+    row = row_of(facts)
+    if row is None:
+        return UNKNOWN
+    for name, asked in gpus_of(facts):
+        for limit in limits_of(row, asked):
+            if limit.support == "none":
+                return yes(f"{name} is of compute capability {asked}", limit.text)
+    return UNKNOWN
+
+
+@sign("architectures.gpu_too_old", "a GPU is older than anything that the build has code for")
+def _gpu_too_old(facts: Facts) -> Sign:
+    span = _range(facts)
+    if not span or not gpus_of(facts):
+        return UNKNOWN
+    old = [row for row in _code(facts) if row[2] == "none" and capability(row[1]) < span[0]]
+    if old:
+        return yes(*(f"{name} is of compute capability {asked}" for name, asked, *_ in old), old[0][4])
+    return no("no GPU is older than the build")
+
+
+@sign(
+    "architectures.listed_only",
+    "the framework lists the GPU, but its own libraries do not know this generation",
+)
+def _listed_only(facts: Facts) -> Sign:
+    row = row_of(facts)
+    gpus = gpus_of(facts)
+    if row is None or not gpus:
+        return UNKNOWN
+    for name, asked in gpus:
+        for limit in limits_of(row, asked):
+            if limit.support == "list":
+                return yes(f"{name} is of compute capability {asked}", limit.text)
+    return no(f"nothing is said against {row.name} on {gpus[0][0]}")
+
+
+@sign(
+    "architectures.compiled_by_driver",
+    "the build has no machine code for a GPU: the driver compiles at the first start",
+)
+def _compiled_by_driver(facts: Facts) -> Sign:
+    rows = list(_code(facts))
+    if not rows:
+        return UNKNOWN
+    late = [row for row in rows if row[2] == "jit"]
+    if late:
+        return yes(*(f"{name} ({asked}) runs {arch}" for name, asked, _how, arch, _why in late))
+    return no(*(f"{name} ({asked}): {arch}" for name, asked, _how, arch, _why in rows))
+
+
+@sign("architectures.blackwell", "a GPU is of a generation that CUDA 12.8 was the first to know")
+def _blackwell(facts: Facts) -> Sign:
+    gpus = gpus_of(facts)
+    if not gpus:
+        return UNKNOWN
+    new = [f"{name} ({asked})" for name, asked in gpus if capability(asked) >= (10, 0)]
+    return yes(*new) if new else no(*(f"{name} ({asked})" for name, asked in gpus))
+
+
+@sign("link.architectures", "the framework has code for this GPU")
+def _link_architectures(facts: Facts) -> Sign:
+    none = _none_for_gpu(facts)
+    if none.state:
+        return no(*none.evidence)
+    limited = _limited_new(facts)
+    if limited.state:
+        return no(*limited.evidence)
+    if none.state is False:
+        return yes(*none.evidence)
+    return UNKNOWN
+
+
+# --- the request, as the application makes it ---
+
+
+def _visible(facts: Facts) -> str | None:
+    return environment(facts).get("CUDA_VISIBLE_DEVICES")
+
+
+@sign("env.gpus_hidden", "CUDA_VISIBLE_DEVICES hides every GPU")
+def _gpus_hidden(facts: Facts) -> Sign:
+    value = _visible(facts)
+    if value is None:
+        return UNKNOWN
+    first = value.split(",")[0].strip().strip("'\"").lower()
+    words = f"CUDA_VISIBLE_DEVICES={value!r}"
+    return yes(words) if first in _HIDING or re.fullmatch(r"-\d+", first) else no(words)
+
+
+def _devices_given(facts: Facts) -> int | None:
+    """How many GPUs the process can have at most; None where nobody says."""
+    requests = facts.get("container.requests")
+    if isinstance(requests, Mapping):
+        ids = requests.get("device_ids")
+        if isinstance(ids, (list, tuple)) and ids and "all" not in ids:
+            return len(ids)
+        count = requests.get("count")
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    devices = facts.get("gpu_stack.driver.devices")
+    if isinstance(devices, (list, tuple)) and devices and facts.get("gpu_stack.schema") is not None:
+        return len(devices)
+    return len(devices) if isinstance(devices, (list, tuple)) and len(devices) > 0 else None
+
+
+@sign(
+    "env.index_out_of_range", "CUDA_VISIBLE_DEVICES begins with a GPU number that the process does not have"
+)
+def _index_out_of_range(facts: Facts) -> Sign:
+    value, count = _visible(facts), _devices_given(facts)
+    first = (value or "").split(",")[0].strip().strip("'\"")
+    if value is None or not first.isdigit():
+        return UNKNOWN if value is None else no(f"CUDA_VISIBLE_DEVICES={value!r} names no number")
+    if count is None:
+        return UNKNOWN
+    words = (f"CUDA_VISIBLE_DEVICES={value}", f"{count} GPU{'' if count == 1 else 's'}, numbered from 0")
+    return yes(*words) if int(first) >= count else no(*words)
+
+
+@sign("env.uuid_unknown", "CUDA_VISIBLE_DEVICES names a GPU by an identity that no GPU here has")
+def _uuid_unknown(facts: Facts) -> Sign:
+    value = _visible(facts)
+    first = (value or "").split(",")[0].strip().strip("'\"")
+    if value is None or not first.startswith(("GPU-", "MIG-")):
+        return UNKNOWN if value is None else no(f"CUDA_VISIBLE_DEVICES={value!r} names no identity")
+    known = [str(row.get("uuid")) for row in facts.rows("gpu_stack.driver.devices") if row.get("uuid")]
+    if not known or first.startswith("MIG-"):
+        return UNKNOWN
+    # CUDA takes an unambiguous beginning, too.
+    words = (f"CUDA_VISIBLE_DEVICES={value}", "here: " + ", ".join(known))
+    return no(*words) if any(uuid.lower().startswith(first.lower()) for uuid in known) else yes(*words)
+
+
+@sign("env.stubs_on_path", "LD_LIBRARY_PATH leads to the toolkit's stub libraries")
+def _stubs_on_path(facts: Facts) -> Sign:
+    return _on_path(facts, "/stubs")
+
+
+@sign("env.compat_on_path", "LD_LIBRARY_PATH leads to the forward-compatibility libcuda")
+def _compat_on_path(facts: Facts) -> Sign:
+    return _on_path(facts, "/compat")
+
+
+def _on_path(facts: Facts, part: str) -> Sign:
+    env = environment(facts)
+    if "LD_LIBRARY_PATH" not in env and "LD_PRELOAD" not in env:
+        return UNKNOWN
+    value = env.get("LD_LIBRARY_PATH", "") + ":" + env.get("LD_PRELOAD", "")
+    words = f"LD_LIBRARY_PATH={env.get('LD_LIBRARY_PATH', '')}"
+    return yes(words) if part in value else no(words)
+
+
+@sign("env.platform_forbids", "a variable tells the framework to use the processor (JAX_PLATFORMS=cpu)")
+def _platform_forbids(facts: Facts) -> Sign:
+    env = environment(facts)
+    for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "PJRT_DEVICE", "ACCELERATE_USE_CPU", "USE_CPU"):
+        value = env.get(name, "").lower()
+        if value in ("cpu", "true", "1") and not (name.startswith("JAX") and value != "cpu"):
+            return yes(f"{name}={env[name]}")
+    return no("none of these variables is set") if env else UNKNOWN
+
+
+@sign("env.colab", "the program runs in Google Colab")
+def _colab(facts: Facts) -> Sign:
+    said = facts.get("platform.colab")
+    return UNKNOWN if said is None else Sign(bool(said), ("it is Colab",) if said else ())
+
+
+# --- memory, sharing, the operation ---
+
+
+@sign("memory.nearly_full", "a GPU's memory is nearly full")
+def _nearly_full(facts: Facts) -> Sign:
+    known = False
+    for row in facts.rows("gpu_stack.driver.devices"):
+        total, used = row.get("memory_total_mib"), row.get("memory_used_mib")
+        if isinstance(total, (int, float)) and isinstance(used, (int, float)) and total:
+            known = True
+            if used / total > 0.85:
+                return yes("%s: %d of %d MiB in use" % (row.get("name") or "GPU", used, total))
+    return no("no GPU's memory is over 85 % full") if known else UNKNOWN
+
+
+@sign("memory.held_by_others", "other processes hold the GPU")
+def _held_by_others(facts: Facts) -> Sign:
+    rows = facts.get("gpu_stack.driver.processes")
+    if rows is None:
+        return UNKNOWN
+    users = [row for row in facts.rows("gpu_stack.driver.processes") if not row.get("service")]
+    return (
+        yes(*("%s (pid %s)" % (row.get("name"), row.get("pid")) for row in users))
+        if users
+        else no("nobody does")
+    )
+
+
+@sign("memory.shm_small", "the container's /dev/shm has Docker's default size")
+def _shm_small(facts: Facts) -> Sign:
+    size = facts.get("container.shm_size_mib")
+    if size is None:
+        return UNKNOWN
+    return yes(f"/dev/shm: {size} MiB") if size <= 64 else no(f"/dev/shm: {size} MiB")
+
+
+@sign("framework.lists_gpu", "the framework lists a GPU")
+def _lists_gpu(facts: Facts) -> Sign:
+    available, listed = facts.get("framework.available"), facts.get("framework.gpus_listed")
+    if listed is None and available is None:
+        listed = facts.get("verification.gpus_listed")
+    if isinstance(listed, int) and not isinstance(listed, bool):
+        return yes(f"{listed} GPU{'' if listed == 1 else 's'} listed") if listed else no("no GPU is listed")
+    if available is None:
+        return UNKNOWN
+    return (
+        yes("the framework says that a GPU is available")
+        if available
+        else no("the framework says that none is")
+    )
+
+
+@sign("link.operation", "the framework lists the GPUs and computes on them")
+def _link_operation(facts: Facts) -> Sign:
+    verified = facts.get("verification.ok")
+    compute = facts.get("verification.compute")
+    if isinstance(compute, Mapping):
+        failed = [
+            "%s: %s" % (name, row.get("error") or "failed")
+            for name, row in compute.items()
+            if isinstance(row, Mapping) and row.get("ok") is False
+        ]
+        if failed:
+            return no(*failed)
+    expected, listed = facts.get("verification.gpus_expected"), facts.get("verification.gpus_listed")
+    if verified is True:
+        return yes("%s lists %s of %s GPUs" % (facts.get("verification.workload"), listed, expected))
+    if verified is False:
+        if isinstance(expected, int) and isinstance(listed, int) and listed < expected:
+            return no("%s lists %d of %d GPUs" % (facts.get("verification.workload"), listed, expected))
+        return no("the verification of %s failed" % (facts.get("verification.workload") or "the workload"))
+    return _lists_gpu(facts)
+
+
+@sign("framework.lists_none", "the framework lists no GPU at all")
+def _lists_none(facts: Facts) -> Sign:
+    found = _lists_gpu(facts)
+    return UNKNOWN if found.state is None else Sign(not found.state, found.evidence)
+
+
+@sign("operation.succeeded", "a workload listed its GPUs and, where that was asked for, computed on them")
+def _operation_succeeded(facts: Facts) -> Sign:
+    return _link_operation(facts)
+
+
+@sign("gpu.compute_mode_restricted", "a GPU's compute mode takes one process only, or none")
+def _compute_mode_restricted(facts: Facts) -> Sign:
+    modes = [
+        (str(row.get("name") or "GPU"), str(row.get("compute_mode")))
+        for row in facts.rows("gpu_stack.driver.devices")
+        if row.get("compute_mode")
+    ]
+    restricted = [
+        f"{name}: {mode}" for name, mode in modes if re.search(r"exclu|e\. ?process|prohib", mode, re.I)
+    ]
+    if restricted:
+        return yes(*restricted)
+    return no(*(f"{name}: {mode}" for name, mode in modes)) if modes else UNKNOWN
+
+
+@sign("framework.kernel_elsewhere", "a notebook's kernel runs another Python than its environment's")
+def _kernel_elsewhere(facts: Facts) -> Sign:
+    kernel = facts.get("framework.python.kernel")
+    path = facts.get("framework.python.executable")
+    if not kernel or not path:
+        return UNKNOWN
+    # A kernel is named after its environment by who made it; python3 is the one that Jupyter itself runs in.
+    return (
+        yes(f"kernel {kernel}", str(path))
+        if str(kernel) not in str(path)
+        else no(f"kernel {kernel}", str(path))
+    )
