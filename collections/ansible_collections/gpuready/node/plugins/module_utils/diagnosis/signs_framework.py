@@ -1,15 +1,15 @@
 # Apache-2.0 (see LICENSE)
 """Signs of the framework and the application: floors, libraries, architectures, the real operation.
 
-What a build needs of the driver, and which GPUs it has code for, comes from the facts where they say it, else from
-the catalog. Nothing here is a list of versions.
+What a build needs of the driver, and which GPUs it has code for, comes from the facts where they say it, else
+from the catalog. Nothing here is a list of versions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from ..catalog import Catalog, Framework
 from ..requirements import Memory, capability, code_for, limits_of
@@ -72,7 +72,7 @@ def packages(facts: Facts) -> dict[str, str]:
 
 
 def environment(facts: Facts) -> dict[str, str]:
-    """The variables of the process that uses the GPU: the container's where there is one, else the program's own."""
+    """The variables of the process that uses the GPU: the container's, else the program's own."""
     made: dict[str, str] = {}
     for path in ("framework.env", "container.env"):
         found = facts.get(path)
@@ -91,7 +91,7 @@ def row_of(facts: Facts) -> Framework | None:
     if facts.catalog is None:
         return None
     rows = facts.catalog.frameworks
-    workload = facts.get("verification.workload")
+    workload = str(facts.get("verification.workload"))
     if workload in rows and facts.get("framework.version") is None:
         return rows[workload]
     name, version = framework_value(facts, "name"), version_of(framework_value(facts, "version"))
@@ -116,6 +116,15 @@ def row_of(facts: Facts) -> Framework | None:
     return None
 
 
+def rows_of(facts: Facts) -> list[Framework]:
+    """The builds that are asked about: the one that runs, else the workloads that the plan is made for."""
+    one = row_of(facts)
+    if one or facts.catalog is None or framework_value(facts, "name") or facts.get("container") is not None:
+        return [one] if one else []
+    names = [row.get("name") for row in facts.rows("plan.workloads")]
+    return [facts.catalog.frameworks[name] for name in names if name in facts.catalog.frameworks]
+
+
 def cuda_of(facts: Facts) -> tuple[str | None, str]:
     """The CUDA that the build was made with, and who says so."""
     said = framework_value(facts, "cuda")
@@ -129,18 +138,6 @@ def cuda_of(facts: Facts) -> tuple[str | None, str]:
         found = version_of(env.get("CUDA_VERSION")) if isinstance(env, Mapping) else None
         if found:
             return ".".join(found.split(".")[:2]), f"the image has CUDA {found} (CUDA_VERSION)"
-    return None, ""
-
-
-def archs_of(facts: Facts) -> tuple[tuple[str, ...] | None, str]:
-    """The architectures that the build has code for, and who says so."""
-    said = framework_value(facts, "archs")
-    if isinstance(said, (list, tuple)) and said:
-        named = tuple(str(arch) for arch in said if re.fullmatch(r"(sm|compute)_\d+[a-z]?", str(arch)))
-        return named or None, "the build itself says %s" % ", ".join(map(str, said))
-    row = row_of(facts)
-    if row and row.archs:
-        return row.archs, f"{row.name} has {', '.join(row.archs)}"
     return None, ""
 
 
@@ -542,7 +539,7 @@ def _cudnn_too_old(facts: Facts) -> Sign:
         return UNKNOWN
     words = (f"cuDNN loaded: {loaded}", f"built with: {built}")
     parts = min(2, len(loaded.split(".")), len(built.split(".")))
-    # Another major release has another file name and is not loaded in its place, but a newer one does not fit either.
+    # Another major release does not fit either, be it newer.
     return (
         yes(*words)
         if _newer(built, loaded, parts) or loaded.split(".")[0] != built.split(".")[0]
@@ -634,45 +631,62 @@ def _link_libraries(facts: Facts) -> Sign:
 # --- architectures ---
 
 
-def _code(facts: Facts) -> Iterator[tuple[str, str, str, str | None, str]]:
-    """For every GPU: its name, capability, how the build runs on it (native, jit, none), by what, and who says so."""
-    archs, why = archs_of(facts)
-    if not archs:
-        return
-    # Feature-specific code (sm_90a) runs on its own capability; to the comparison it is that number.
-    plain = tuple(re.sub(r"[a-z]$", "", arch) for arch in archs)
-    framework = _Archs(plain)
-    for name, asked in gpus_of(facts):
-        how, arch = code_for(framework, asked)  # type: ignore[arg-type]
-        yield name, asked, how, arch, why
+class _Code(NamedTuple):
+    """How a build runs on a GPU."""
+
+    gpu: str
+    capability: str
+    how: str  # native | jit | none
+    arch: str | None
+    archs: tuple[str, ...]
+    who: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.gpu} is of compute capability {self.capability}"
+
+    @property
+    def numbers(self) -> list[tuple[int, int]]:
+        return [(int(arch.rpartition("_")[2][:-1]), int(arch[-1])) for arch in self.archs]
 
 
-class _Archs:
+class _Archs(NamedTuple):
     """What `requirements.code_for` reads of a framework."""
 
-    def __init__(self, archs: tuple[str, ...]) -> None:
-        self.archs = archs
+    archs: tuple[str, ...]
 
 
-def _range(facts: Facts) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    archs, _why = archs_of(facts)
-    numbers = []
-    for arch in archs or ():
-        digits = re.sub(r"\D", "", arch)
-        if len(digits) >= 2:
-            numbers.append((int(digits[:-1]), int(digits[-1])))
-    return (min(numbers), max(numbers)) if numbers else None
+def _code(facts: Facts) -> list[_Code]:
+    """Every GPU with every build that is asked about, where the build's architectures are known."""
+    builds: list[tuple[tuple[str, ...], str]] = []
+    said = framework_value(facts, "archs")
+    if isinstance(said, (list, tuple)):
+        # Feature-specific code (sm_90a) runs on its own capability; to the comparison it is that number.
+        found = [re.fullmatch(r"((?:sm|compute)_\d{2,3})[a-z]?", str(arch)) for arch in said]
+        named = tuple(match.group(1) for match in found if match)
+        if named:
+            builds.append((named, "the build itself names " + ", ".join(map(str, said))))
+    if not builds:
+        builds = [
+            (row.archs, f"{row.name} has {', '.join(row.archs)}") for row in rows_of(facts) if row.archs
+        ]
+    rows = []
+    for archs, who in builds:
+        for gpu, asked in gpus_of(facts):
+            how, arch = code_for(_Archs(archs), asked)  # type: ignore[arg-type]
+            rows.append(_Code(gpu, asked, how, arch, archs, who))
+    return rows
 
 
 @sign("architectures.none_for_gpu", "the build has no code that one of the GPUs can run")
 def _none_for_gpu(facts: Facts) -> Sign:
-    rows = list(_code(facts))
+    rows = _code(facts)
     if not rows:
         return UNKNOWN
-    bad = [row for row in rows if row[2] == "none"]
+    bad = [row for row in rows if row.how == "none"]
     if bad:
-        return yes(*(f"{name} is of compute capability {asked}" for name, asked, *_ in bad), bad[0][4])
-    return no(*(f"{name} ({asked}): {arch}" for name, asked, _how, arch, _why in rows))
+        return yes(*dict.fromkeys(row.words for row in bad), bad[0].who)
+    return no(*(f"{row.gpu} ({row.capability}) runs {row.arch}" for row in rows))
 
 
 @sign("architectures.covered", "the build has code for every GPU")
@@ -683,41 +697,37 @@ def _covered(facts: Facts) -> Sign:
 
 @sign("architectures.gpu_too_new", "a GPU is newer than anything that the build has code for")
 def _gpu_too_new(facts: Facts) -> Sign:
-    span = _range(facts)
-    if not span:
-        return _limited_new(facts)
-    new = [row for row in _code(facts) if row[2] == "none" and capability(row[1]) > span[1]]
+    limits = _limits(facts)
+    outgrown = [words for support, words in limits if support == "none"]
+    if outgrown:
+        return yes(*outgrown)
+    rows = _code(facts)
+    new = [row for row in rows if row.how == "none" and capability(row.capability) > max(row.numbers)]
     if new:
-        return yes(*(f"{name} is of compute capability {asked}" for name, asked, *_ in new), new[0][4])
-    limited = _limited_new(facts)
-    if limited.state:
-        return limited
-    if not gpus_of(facts) or _listed_only(facts).state:
-        return UNKNOWN
-    return no("no GPU is newer than the build")
-
-
-def _limited_new(facts: Facts) -> Sign:
-    """What the catalog says of GPUs that are newer than a release's own libraries."""
-    row = row_of(facts)
-    if row is None:
-        return UNKNOWN
-    for name, asked in gpus_of(facts):
-        for limit in limits_of(row, asked):
-            if limit.support == "none":
-                return yes(f"{name} is of compute capability {asked}", limit.text)
-    return UNKNOWN
+        return yes(*dict.fromkeys(row.words for row in new), new[0].who)
+    # Where its libraries do not know the GPU, PTX that could be compiled is no promise.
+    return no("no GPU is newer than the build") if rows and not limits else UNKNOWN
 
 
 @sign("architectures.gpu_too_old", "a GPU is older than anything that the build has code for")
 def _gpu_too_old(facts: Facts) -> Sign:
-    span = _range(facts)
-    if not span or not gpus_of(facts):
+    rows = _code(facts)
+    if not rows:
         return UNKNOWN
-    old = [row for row in _code(facts) if row[2] == "none" and capability(row[1]) < span[0]]
+    old = [row for row in rows if row.how == "none" and capability(row.capability) < max(row.numbers)]
     if old:
-        return yes(*(f"{name} is of compute capability {asked}" for name, asked, *_ in old), old[0][4])
+        return yes(*dict.fromkeys(row.words for row in old), old[0].who)
     return no("no GPU is older than the build")
+
+
+def _limits(facts: Facts) -> list[tuple[str, str]]:
+    """(list | none, words) where the catalog says that a build's own libraries do not know a GPU."""
+    return [
+        (limit.support, f"{name} is of compute capability {asked}: {limit.text}")
+        for row in rows_of(facts)
+        for name, asked in gpus_of(facts)
+        for limit in limits_of(row, asked)
+    ]
 
 
 @sign(
@@ -725,29 +735,19 @@ def _gpu_too_old(facts: Facts) -> Sign:
     "the framework lists the GPU, but its own libraries do not know this generation",
 )
 def _listed_only(facts: Facts) -> Sign:
-    row = row_of(facts)
-    gpus = gpus_of(facts)
-    if row is None or not gpus:
+    if not rows_of(facts) or not gpus_of(facts):
         return UNKNOWN
-    for name, asked in gpus:
-        for limit in limits_of(row, asked):
-            if limit.support == "list":
-                return yes(f"{name} is of compute capability {asked}", limit.text)
-    return no(f"nothing is said against {row.name} on {gpus[0][0]}")
+    found = [words for support, words in _limits(facts) if support == "list"]
+    return yes(*found) if found else no("nothing is said against it on this GPU")
 
 
-@sign(
-    "architectures.compiled_by_driver",
-    "the build has no machine code for a GPU: the driver compiles at the first start",
-)
+@sign("architectures.compiled_by_driver", "the build has no machine code for a GPU: the driver compiles it")
 def _compiled_by_driver(facts: Facts) -> Sign:
-    rows = list(_code(facts))
+    rows = _code(facts)
     if not rows:
         return UNKNOWN
-    late = [row for row in rows if row[2] == "jit"]
-    if late:
-        return yes(*(f"{name} ({asked}) runs {arch}" for name, asked, _how, arch, _why in late))
-    return no(*(f"{name} ({asked}): {arch}" for name, asked, _how, arch, _why in rows))
+    words = [f"{row.gpu} ({row.capability}) runs {row.arch}" for row in rows if row.how == "jit"]
+    return yes(*words) if words else no(*(f"{row.gpu} ({row.capability}) runs {row.arch}" for row in rows))
 
 
 @sign("architectures.blackwell", "a GPU is of a generation that CUDA 12.8 was the first to know")
@@ -761,15 +761,11 @@ def _blackwell(facts: Facts) -> Sign:
 
 @sign("link.architectures", "the framework has code for this GPU")
 def _link_architectures(facts: Facts) -> Sign:
-    none = _none_for_gpu(facts)
-    if none.state:
-        return no(*none.evidence)
-    limited = _limited_new(facts)
-    if limited.state:
-        return no(*limited.evidence)
-    if none.state is False:
-        return yes(*none.evidence)
-    return UNKNOWN
+    new, none = _gpu_too_new(facts), _none_for_gpu(facts)
+    for found in (new, none):
+        if found.state:
+            return no(*found.evidence)
+    return yes(*none.evidence) if none.state is False else UNKNOWN
 
 
 # --- the request, as the application makes it ---
@@ -968,15 +964,46 @@ def _compute_mode_restricted(facts: Facts) -> Sign:
     return no(*(f"{name}: {mode}" for name, mode in modes)) if modes else UNKNOWN
 
 
-@sign("framework.kernel_elsewhere", "a notebook's kernel runs another Python than its environment's")
-def _kernel_elsewhere(facts: Facts) -> Sign:
-    kernel = facts.get("framework.python.kernel")
-    path = facts.get("framework.python.executable")
-    if not kernel or not path:
+@sign("framework.two_pythons", "the same framework is there in two Pythons, and not the same of it")
+def _two_pythons(facts: Facts) -> Sign:
+    rows = facts.rows("framework.pythons")
+    if len(rows) < 2:
         return UNKNOWN
-    # A kernel is named after its environment by who made it; python3 is the one that Jupyter itself runs in.
-    return (
-        yes(f"kernel {kernel}", str(path))
-        if str(kernel) not in str(path)
-        else no(f"kernel {kernel}", str(path))
-    )
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(str(row.get("name")), []).append(row)
+    for found in by_name.values():
+        working = [row for row in found if row.get("available") is True]
+        failing = [row for row in found if row.get("available") is False or row.get("cuda") is False]
+        for good in working:
+            for bad in failing:
+                differs = [
+                    key
+                    for key in ("executable", "version")
+                    if good.get(key) and bad.get(key) and good[key] != bad[key]
+                ]
+                if differs:
+                    return yes(
+                        *(
+                            "%s, %s %s: %s"
+                            % (
+                                row.get("executable") or "a Python",
+                                row.get("name") or "framework",
+                                row.get("version") or "",
+                                "sees the GPU" if row is good else "sees none",
+                            )
+                            for row in (good, bad)
+                        )
+                    )
+    return UNKNOWN
+
+
+@sign("memory.container_killed", "the kernel killed the container for its memory")
+def _container_killed(facts: Facts) -> Sign:
+    killed = facts.get("container.oom_killed")
+    if killed is None:
+        return UNKNOWN
+    limit = facts.get("container.memory_limit_mib")
+    if not killed:
+        return no("it was not killed for its memory")
+    return yes("OOMKilled", *([f"its limit: {limit} MiB"] if limit else []))
