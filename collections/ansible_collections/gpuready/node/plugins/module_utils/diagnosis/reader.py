@@ -1,15 +1,110 @@
 # Apache-2.0 (see LICENSE)
-"""What a person pasted, read into the same facts that a node's observation has (docs/contracts.md, section 8)."""
+"""What a person pasted, read into the same facts that a node's observation has (contract: section 8).
+
+Only what the text states becomes a fact. "There is none" is ``False`` (or an empty list) and never a filler;
+what is not said is absent. What was seen in a container and what on the host are kept apart.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .reader_text import normalise
+from . import reader_framework, reader_host, reader_runtime
+from .reader_base import Reading
+from .reader_shell import CONTAINER, Place, Transcript
+from .reader_text import clean, normalise
 
 __all__ = ["normalise", "read"]
 
+_CONTAINER_FACTS = ("nvidia_smi", "libcuda", "proc_driver_version", "device_nodes", "exit_code", "oom_killed")
+
 
 def read(text: str) -> dict[str, Any]:
-    """The facts that the text states; what it does not state is absent. Never raises on rubbish."""
-    return {}
+    """The facts that the text states. Never raises on rubbish.
+
+    >>> read("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC 2021")
+    {'gpu_stack': {'driver': {'loaded': {'version': '470.57.02', 'flavour': 'proprietary'}}}}
+    """
+    transcript = Transcript(clean(text))
+    reading = Reading(transcript)
+    reading.run()
+    reader_runtime.json_facts(reading)
+    reader_runtime.yaml_facts(reading)
+    reader_framework.python_statements(reading)
+    reader_host.kernel_log(reading)
+    return _facts(reading)
+
+
+def _facts(reading: Reading) -> dict[str, Any]:
+    transcript = reading.transcript
+    facts: dict[str, Any] = {}
+    for number, place in enumerate(transcript.places):
+        place.last = max(place.last, number)
+    if reading.platform.get("wsl") and isinstance(reading.stack.get("driver"), dict):
+        # There the module is Windows's business.
+        for key in ("loaded", "on_disk", "device_nodes", "userspace"):
+            reading.stack["driver"].pop(key, None)
+    for name, value in list(reading.stack.items()):
+        if value == {}:
+            del reading.stack[name]
+    if reading.stack:
+        facts["gpu_stack"] = reading.stack
+    container = _container(transcript)
+    if container is not None:
+        facts["container"] = dict(container.container)
+        if container.env:
+            facts["container"]["env"] = dict(container.env)
+    framework = _framework(transcript, container)
+    if framework:
+        facts["framework"] = framework
+    if transcript.commands:
+        facts["commands"] = [
+            {"line": typed.text, "program": typed.program, "exit_code": None}
+            for typed in transcript.commands[:200]
+        ]
+    if reading.platform:
+        facts["platform"] = reading.platform
+    if reading.probes:
+        facts["probes"] = reading.probes
+    return facts
+
+
+def _container(transcript: Transcript) -> Place | None:
+    """The container that the text is about: the last that failed, else the last one."""
+    known = [place for place in transcript.containers if place.container or place.env]
+    if not known:
+        return None
+    failing = [place for place in known if place.failing]
+    chosen = max(failing or known, key=lambda place: place.last)
+    # What a container's own lines leave open may stand in the file that started it.
+    for other in known:
+        if (
+            other is not chosen
+            and not other.failing
+            and (other.container.get("compose") and chosen.container.get("compose") is not False)
+        ):
+            for key, value in other.container.items():
+                if key not in _CONTAINER_FACTS:
+                    chosen.container.setdefault(key, value)
+            for key, value in other.env.items():
+                chosen.env.setdefault(key, value)
+    return chosen
+
+
+def _framework(transcript: Transcript, container: Place | None) -> dict[str, Any]:
+    """The framework that is asked about: the one that failed last, else the last that was named."""
+    places = [transcript.unknown, transcript.host, transcript.windows, *transcript.containers]
+    known = [place for place in places if place.framework or (place.env and place.kind != CONTAINER)]
+    if not known:
+        return {}
+    failing = [place for place in known if place.failing and place.framework]
+    chosen = max(failing or known, key=lambda place: (bool(place.framework), place is container, place.last))
+    found = dict(chosen.framework)
+    kind = {"container": "container", "host": "host", "windows": "host"}.get(chosen.kind)
+    if kind:
+        found = {"place": kind, **found}
+    if chosen.kind != CONTAINER:
+        env = dict(chosen.env)
+        if env:
+            found["env"] = env
+    return found
