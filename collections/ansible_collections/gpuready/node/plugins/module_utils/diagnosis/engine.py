@@ -42,8 +42,8 @@ LOOKED_AT = 100_000
 
 #: Lines that complain. What no cause explains of them is shown, never dropped.
 _ERROR = re.compile(
-    r"\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable to|not found|no such file|"
-    r"denied|refused|not permitted|invalid|unsupported|unknown|missing|mismatch|panic|aborted|timed out)\b|"
+    r"\b(?:error|errors|failed|failure|fatal|cannot|can't|could not|couldn't|unable to|not found|denied|"
+    r"no such file|refused|not permitted|invalid|unsupported|unknown|missing|mismatch|panic|timed out)\b|"
     r"\b[A-Z]\w*(?:Error|Exception|Warning)\b:|\bXid\b",
     re.IGNORECASE,
 )
