@@ -36,7 +36,7 @@ ALTERNATIVE, MOST_ALTERNATIVES = 0.15, 4
 #: How often one message is kept: the first places say it.
 MOST_HITS = 3
 MOST_LINES = 10
-LINE_WIDTH = 240
+LINE_WIDTH = 200
 #: So much of a text's beginning and end is searched for lines that complain.
 LOOKED_AT = 100_000
 
@@ -47,10 +47,12 @@ _ERROR = re.compile(
     r"\b[A-Z]\w*(?:Error|Exception|Warning)\b:|\bXid\b",
     re.IGNORECASE,
 )
-#: Lines that deny an error, and commands that search for one.
+#: Lines that deny an error, commands that search for one, and what people say about it.
 _NO_ERROR = re.compile(
-    r"\b(?:no|without|0) (?:errors?|failures?)\b|\berrors?: 0\b|^\S*[$#] |\b(?:grep|journalctl|dmesg) -",
-    re.IGNORECASE,
+    r"(?i:\b(?:no|without|0) (?:errors?|failures?)\b|\berrors?: 0\b|^\S*[$#] |\b(?:grep|journalctl|dmesg) -)|"
+    r"\b(?:I'm|I've|I'd|[Mm]y|[Aa]nyone|[Pp]lease help)\b|"
+    r"\bI (?:am|was|have|had|get|got|try|tried|want|run|ran|use|did|do|can|could|see|saw|think)\b|"
+    r"\bI (?:install|notice|start|encounter)\w*",
 )
 
 
@@ -139,12 +141,21 @@ def _hit(text: Text, match: re.Match[str]) -> Hit:
         lines.append(line)
         at = begin + len(line)
     groups = {name: " ".join(value.split()) for name, value in match.groupdict().items() if value}
-    return Hit(text.name, frozenset(starts), _short(" ".join(lines)), groups)
+    return Hit(text.name, frozenset(starts), _short(" ".join(lines), " ".join(match.group().split())), groups)
 
 
-def _short(line: str) -> str:
+def _short(line: str, part: str = "") -> str:
+    """A line on one line; of a long one, what is around the part that matters."""
     line = " ".join(line.split())
-    return line if len(line) <= LINE_WIDTH else line[: LINE_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if len(line) <= LINE_WIDTH:
+        return line
+    more = "\N{HORIZONTAL ELLIPSIS}"
+    at = max(0, line.find(part))
+    if at + len(part) < LINE_WIDTH:
+        return line[: LINE_WIDTH - 1] + more
+    begin = max(0, at - max(20, (LINE_WIDTH - len(part)) // 2))
+    cut = line[begin : begin + LINE_WIDTH - 2]
+    return (more if begin else "") + cut + (more if begin + len(cut) < len(line) else "")
 
 
 class _Case:
@@ -322,12 +333,17 @@ def _roots(case: _Case) -> list[Cause]:
 
 
 def _ranked(case: _Case, roots: Sequence[Cause]) -> list[Cause]:
-    """What is certain or nearly so by its place in the chain, then the less certain."""
+    """What is certain or nearly so by its place in the chain, then the less certain.
 
-    def key(cause: Cause) -> tuple[int, int, float, str]:
+    Who pastes a text asks about what it says. What merely follows from values in it may be by the way, and
+    comes second there. A node's facts are its own.
+    """
+    pasted = case.facts.get("gpu_stack.schema") is None
+
+    def key(cause: Cause) -> tuple[int, bool, int, float, str]:
         sure = case.confidence(cause)
         tier = 0 if sure >= 0.75 else 1 if sure >= 0.5 else 2
-        return tier, cause.position, -sure, cause.id
+        return tier, pasted and not case.explained_by([cause]), cause.position, -sure, cause.id
 
     return sorted(roots, key=key)
 

@@ -284,3 +284,38 @@ def test_a_sign_that_breaks_is_unknown_and_said(monkeypatch):
     answer = diagnose(known, b=True)
     assert roots(answer) == ["two"]
     assert answer["problems"] == [{"sign": "test.a", "error": "KeyError: 'oops'"}]
+
+
+def test_in_a_text_what_explains_a_message_comes_before_what_only_its_values_say():
+    known = knowledge(
+        MESSAGES,
+        [
+            cause("by-the-way", link="bus", when="test.a"),
+            cause("asked-about", link="libraries", when="test.b", messages={"tf.cudnn": 0.9}),
+        ],
+    )
+    text = "libcudnn .so.8 is absent"
+    assert roots(diagnose(known, text, a=True, b=True)) == ["asked-about", "by-the-way"]
+    node = {"gpu_stack": {"schema": 1}}
+    assert roots(diagnose(known, text, node, a=True, b=True)) == ["by-the-way", "asked-about"]
+
+
+def test_of_a_long_line_the_part_is_shown_that_matters():
+    known = knowledge(MESSAGES, [cause("unsigned", messages={"dmesg.specific": 0.9})])
+    line = "prefix " * 60 + "key of nvidia rejected" + " suffix" * 60
+    (evidence,) = diagnose(known, line)["causes"][0]["evidence"]
+    assert "key of nvidia rejected" in evidence
+    assert len(evidence) < 230
+
+
+def test_what_people_say_about_an_error_is_no_error():
+    lines = ["I get an error when I start it", "my GPU is not found", "$ dmesg | grep -i error", "errors: 0"]
+    text = "\n".join([*lines, "ERROR: it broke"])
+    assert diagnose(knowledge(MESSAGES, []), text)["unexplained"] == ["ERROR: it broke"]
+
+
+def test_what_the_reader_took_out_of_a_text_is_no_second_text():
+    known = knowledge(MESSAGES, [cause("unsigned", messages={"dmesg.specific": 0.9})])
+    line = "key of nvidia rejected"
+    facts = {"gpu_stack": {"host": {"kernel_log": {"lines": [line]}}}}
+    assert diagnose(known, f"first\n{line}\nlast", facts)["causes"][0]["evidence"] == [f"log: {line}"]
