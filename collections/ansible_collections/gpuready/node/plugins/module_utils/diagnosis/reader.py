@@ -12,7 +12,7 @@ from typing import Any
 from . import reader_framework, reader_host, reader_runtime
 from .reader_base import Reading
 from .reader_shell import CONTAINER, Place, Transcript
-from .reader_text import clean, normalise
+from .reader_text import Line, clean, normalise
 
 __all__ = ["normalise", "read"]
 
@@ -25,7 +25,7 @@ def read(text: str) -> dict[str, Any]:
     >>> read("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC 2021")
     {'gpu_stack': {'driver': {'loaded': {'version': '470.57.02', 'flavour': 'proprietary'}}}}
     """
-    transcript = Transcript(clean(text))
+    transcript = Transcript(_few(clean(text)))
     reading = Reading(transcript)
     reading.run()
     reader_runtime.json_facts(reading)
@@ -33,6 +33,19 @@ def read(text: str) -> dict[str, Any]:
     reader_framework.python_statements(reading)
     reader_host.kernel_log(reading)
     return _facts(reading)
+
+
+def _few(lines: list[Line]) -> list[Line]:
+    """Long logs say the same again and again; what stands there twenty times says no more than that."""
+    if len(lines) < 3000:
+        return lines
+    seen: dict[str, int] = {}
+    kept = []
+    for line in lines:
+        count = seen[line.text] = seen.get(line.text, 0) + 1
+        if count <= 20:
+            kept.append(line)
+    return kept
 
 
 def _facts(reading: Reading) -> dict[str, Any]:
@@ -43,6 +56,13 @@ def _facts(reading: Reading) -> dict[str, Any]:
     if reading.platform.get("wsl") and isinstance(reading.stack.get("driver"), dict):
         # There the module is Windows's business.
         for key in ("loaded", "on_disk", "device_nodes", "userspace"):
+            reading.stack["driver"].pop(key, None)
+    if reading.windows_lines and reading.platform.get("os") is None and not reading.platform.get("wsl"):
+        reading.platform["os"] = "windows"
+    if reading.platform.get("wsl"):
+        reading.platform["os"] = "linux"
+    if reading.platform.get("os") in ("windows", "darwin") and isinstance(reading.stack.get("driver"), dict):
+        for key in ("loaded", "on_disk", "device_nodes"):
             reading.stack["driver"].pop(key, None)
     for name, value in list(reading.stack.items()):
         if value == {}:
@@ -55,6 +75,9 @@ def _facts(reading: Reading) -> dict[str, Any]:
         if container.env:
             facts["container"]["env"] = dict(container.env)
     framework = _framework(transcript, container)
+    reader_framework.mentioned(reading, framework)
+    if len(reading.pythons) > 1:
+        framework["pythons"] = reading.pythons
     if framework:
         facts["framework"] = framework
     if transcript.commands:

@@ -92,7 +92,9 @@ class Reading:
         self.platform: dict[str, Any] = {}
         self.probes: dict[str, Any] = {}
         self.kernel_log: list[str] = []
-        self.wsl_excluded = False
+        self.windows_lines = 0
+        self.pythons: list[dict[str, Any]] = []
+        self.mentions: dict[str, set[str]] = {}
 
     # --- places
 

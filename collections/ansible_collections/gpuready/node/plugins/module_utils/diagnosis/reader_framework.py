@@ -7,7 +7,7 @@ import ast
 import re
 from typing import Any
 
-from .reader_base import Reading, command, fetch, on, put, row, version
+from .reader_base import Reading, command, fetch, on, put, version
 from .reader_shell import Command, Place, assignments, relevant
 
 _FRAMEWORKS = {
@@ -24,6 +24,17 @@ _PACKAGE = re.compile(
 def _says(place: Place, **facts: Any) -> None:
     """Facts of the framework in this place."""
     place.framework.update(facts)
+
+
+def _python(reading: Reading, **facts: Any) -> None:
+    """One more word about a Python; what contradicts the last one's words is another Python's."""
+    if not reading.pythons or any(reading.pythons[-1].get(key, value) != value for key, value in facts.items()):
+        if reading.pythons and set(facts) == {"available"}:
+            # It has changed its mind: the same one, asked again.
+            reading.pythons[-1].update(facts)
+            return
+        reading.pythons.append({})
+    reading.pythons[-1].update(facts)
 
 
 def _name(place: Place, name: str) -> None:
@@ -58,10 +69,12 @@ def _capability(reading: Reading, text: str, name: str | None = None, pci: str |
 # --- packages
 
 
-def _package(place: Place, name: str, number: str, build: str = "") -> None:
+def _package(reading: Reading, place: Place, name: str, number: str, build: str = "") -> None:
     name = name.lower().replace("_", "-")
     if not _PACKAGE.match(name):
         return
+    if name in ("torch", "pytorch", "tensorflow", "tensorflow-gpu", "tensorflow-cpu", "jax", "jaxlib"):
+        _python(reading, name=_FRAMEWORKS[name], version=number)
     place.framework.setdefault("packages", {})[name] = number
     if name in _FRAMEWORKS:
         known = place.framework.get("name")
@@ -79,6 +92,8 @@ def _package(place: Place, name: str, number: str, build: str = "") -> None:
         found = re.search(r"cuda(\d+\.?\d*)", build)
         if found and "." in found.group(1):
             place.framework["cuda"] = found.group(1)
+    if name in ("torch", "pytorch") and "cuda" in place.framework and (local or build):
+        reading.pythons[-1]["cuda"] = place.framework["cuda"]
     if name in ("tensorflow-cpu", "tensorflow-intel") or (
         name in ("tensorflow", "tensorflow-base") and re.match(r"^(?:cpu|mkl|eigen)_", build)
     ):
@@ -118,12 +133,7 @@ def _pip_row(reading: Reading, number: int, text: str, place: Place) -> None:
         rest,
     ):
         return
-    place = _asked_place(reading, number, place)
-    _package(place, match.group("name"), match.group("version"), rest.split()[0] if rest else "")
-
-
-def _asked_place(reading: Reading, number: int, place: Place) -> Place:
-    return place
+    _package(reading, place, match.group("name"), match.group("version"), rest.split()[0] if rest else "")
 
 
 @on("Successfully installed ")
@@ -136,7 +146,7 @@ def _pip_installed(reading: Reading, number: int, text: str, place: Place) -> No
     for item in joined.split()[2:200]:
         match = re.match(r"^(?P<name>[A-Za-z][\w.-]*?)-(?P<version>\d[\w.+]*)$", item)
         if match:
-            _package(place, match.group("name"), match.group("version"))
+            _package(reading, place, match.group("name"), match.group("version"))
 
 
 @on("Name: ")
@@ -145,7 +155,7 @@ def _pip_show(reading: Reading, number: int, text: str, place: Place) -> None:
     following = next(iter(reading.following(number, 1)), "")
     found = re.match(r"^Version: (\d\S*)$", following)
     if match and found:
-        _package(place, match.group(1), found.group(1))
+        _package(reading, place, match.group(1), found.group(1))
 
 
 # --- collect_env and other reports
@@ -166,18 +176,18 @@ def _report(reading: Reading, number: int, text: str, place: Place) -> None:
     key, value = match.group("key"), match.group("value")
     if key in ("PyTorch version", "Torch version", "torch version", "PyTorch") and value[:1].isdigit():
         _name(place, "pytorch")
-        _package(place, "torch", value.split()[0])
+        _package(reading, place, "torch", value.split()[0])
     elif key == "PyTorch version (GPU?)":
         found = re.match(r"^(\d\S*)(?: \((True|False)\))?$", value)
         if found:
             _name(place, "pytorch")
-            _package(place, "torch", found.group(1))
+            _package(reading, place, "torch", found.group(1))
             if found.group(2):
                 _says(place, available=found.group(2) == "True")
     elif key == "Tensorflow version (GPU?)":
         found = re.match(r"^(\d\S*)(?: \((True|False)\))?$", value)
         if found and place.framework.get("name") != "pytorch":
-            _package(place, "tensorflow", found.group(1))
+            _package(reading, place, "tensorflow", found.group(1))
             if found.group(2):
                 _says(place, available=found.group(2) == "True")
     elif key in ("TensorFlow version", "tensorflow version"):
@@ -312,7 +322,7 @@ def _result(reading: Reading, place: Place, key: str, text: str) -> None:
     elif which == "version" and name and re.match(r"^v?\d+\.\d+", str(value)) and len(str(value)) < 40:
         package = {"pytorch": "torch"}.get(name, name)
         _name(place, name)
-        _package(place, package, str(value).lstrip("v"))
+        _package(reading, place, package, str(value).lstrip("v"))
         facts["version"] = str(value).lstrip("v").partition("+")[0]
     elif key == "torch.count" and isinstance(value, int):
         facts["gpus_listed"] = value
@@ -364,6 +374,7 @@ def _result(reading: Reading, place: Place, key: str, text: str) -> None:
             facts["cuda"] = False
     elif key == "python.executable" and str(value).startswith("/"):
         place.framework.setdefault("python", {})["executable"] = str(value)
+        _python(reading, executable=str(value))
         return
     elif key == "python.version":
         found = re.match(r"^(\d\.\d+\.\d+)", str(value))
@@ -373,6 +384,9 @@ def _result(reading: Reading, place: Place, key: str, text: str) -> None:
     if facts and name:
         _name(place, name)
         _says(place, **facts)
+        told = {key: facts[key] for key in ("available", "cuda") if key in facts}
+        if told and (not reading.pythons or reading.pythons[-1].get("name", name) == name):
+            _python(reading, **told)
         if facts.get("available") is False:
             place.failing = True
 
@@ -489,6 +503,74 @@ def _python_c(reading: Reading, typed: Command, output: list[str]) -> None:
                 ]
                 left = plausible or left
             _results(reading, place, keys, left, len(arguments))
+
+
+_MENTION = re.compile(
+    r"\b(?P<name>tensorflow(?:[-_ ]gpu)?|tf|py ?torch|torch|jax)"
+    r"(?:(?:[-_ ](?:gpu|version|installed|is|was)){0,3}(?:\s?(?:==?|:|-)\s?|\s)?)"
+    r"v?(?P<version>[0-2]\.\d{1,2}(?:\.\d{1,2})?)(?![\d.]*\w)",
+    re.IGNORECASE,
+)
+
+
+@on("ensorflow", "ensorFlow", "ENSORFLOW", "tf ", "TF ", "tf2", "TF2", "tf=", "orch ", "orch:", "orch=", "orch-")
+def _mention(reading: Reading, number: int, text: str, place: Place) -> None:
+    """A version in somebody's own words; it counts only if no other version of it is spoken of."""
+    if len(text) > 1000 or text.startswith(("I ", "W ", "E ", "  File ")):
+        return
+    for match in _MENTION.finditer(text):
+        word = match.group("name").lower()
+        name = "tensorflow" if word[:2] in ("te", "tf") else "jax" if word == "jax" else "pytorch"
+        if name == "pytorch" and match.group("version").startswith("0"):
+            continue
+        reading.mentions.setdefault(name, set()).add(match.group("version"))
+
+
+_ASKED = re.compile(
+    r"^(?:#{2,5} (?P<what>Tensor[Ff]low [Vv]ersion|Python [Vv]ersion|GPU [Mm]odel(?: and [Mm]emory)?)\s*"
+    r"|\W{0,3}(?P<named>TensorFlow version|GPU model and memory)\b(?: \([^()]*\))?\s*:\s*(?P<value>\S.*))$"
+)
+_GPU_NAME = re.compile(
+    r"^\W*(?:\d ?x ?)?(?P<name>(?:NVIDIA |Nvidia |GeForce |Tesla |Quadro |RTX |GTX |A100|V100|T4|H100)[\w ]{0,24}?)"
+    r"(?:,|\(|/| \d+ ?G|$| with| and)"
+)
+
+
+@on("ensorFlow", "ensorflow", "GPU ", "Python")
+def _template(reading: Reading, number: int, text: str, place: Place) -> None:
+    """GitHub's issue forms: a heading, a blank line, the answer."""
+    match = _ASKED.match(text)
+    if not match:
+        return
+    value = match.group("value") or next((line for line in reading.following(number, 3) if line), "")
+    what = (match.group("what") or match.group("named")).lower()
+    if what.startswith("tensorflow"):
+        found = re.match(r"^\W*(?:v|tf ?|tensorflow ?)?(\d\.\d{1,2}(?:\.\d{1,2})?)(?:\W|$|rc)", value, re.IGNORECASE)
+        if found:
+            _name(place, "tensorflow")
+            _says(place, version=found.group(1))
+    elif what.startswith("python"):
+        found = re.match(r"^\W*(?:python ?)?(3\.\d{1,2}(?:\.\d{1,2})?)", value, re.IGNORECASE)
+        if found:
+            place.framework.setdefault("python", {})["version"] = found.group(1)
+    elif not fetch(reading.stack, "driver.devices"):
+        found = _GPU_NAME.match(value)
+        if found and re.search(r"\d", found.group("name")):
+            reading.list_at("driver.devices").append({"index": 0, "name": found.group("name").strip()})
+
+
+def mentioned(reading: Reading, framework: dict[str, Any]) -> None:
+    """What was only mentioned, where nothing better is known."""
+    if framework.get("version"):
+        return
+    named = framework.get("name")
+    candidates = {name: versions for name, versions in reading.mentions.items() if named in (None, name)}
+    if len(candidates) == 1:
+        name, versions = next(iter(candidates.items()))
+        longest = max(versions, key=len)
+        if all(longest == one or longest.startswith(one + ".") for one in versions):
+            framework["name"] = name
+            framework["version"] = longest
 
 
 @on(
@@ -772,6 +854,3 @@ def _python_path(reading: Reading, number: int, text: str, place: Place) -> None
         python.setdefault("environment", "conda")
     elif re.search(r"/\.?(?:v?env|virtualenvs/[^/]+)$", prefix):
         python.setdefault("environment", "venv")
-
-
-del row, fetch

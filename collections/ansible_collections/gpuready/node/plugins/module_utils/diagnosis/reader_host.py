@@ -605,6 +605,7 @@ def _release(reading: Reading, release: str, place: Place) -> None:
     if place.kind == WINDOWS:
         return
     put(reading.stack, "host.kernel.running", release)
+    reading.platform.setdefault("os", "linux")
     if "microsoft" in release.lower():
         reading.platform["wsl"] = True
 
@@ -795,13 +796,14 @@ def _library(reading: Reading, number: int, text: str, place: Place) -> None:
 def _not_found(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.search(
         r"(?:^|[\s:'\"/])(?P<name>nvidia-(?:smi|container-cli|container-toolkit|ctk|container-runtime(?:-hook)?))'?:? (?:command )?not found\b"
+        r"|command not found: (?P<zsh>nvidia-(?:smi|ctk|container-cli))\\b"
         r"|Command '(?P<ubuntu>nvidia-smi|nvidia-ctk|nvidia-container-cli)' not found"
         r"|exec: \"(?P<oci>nvidia-smi)\": executable file not found in",
         text,
     )
     if not match or place.kind == WINDOWS:
         return
-    name = match.group("name") or match.group("ubuntu") or match.group("oci")
+    name = match.group("name") or match.group("ubuntu") or match.group("zsh") or match.group("oci")
     if name == "nvidia-smi":
         if place.inside or match.group("oci"):
             target = place if place.inside else None

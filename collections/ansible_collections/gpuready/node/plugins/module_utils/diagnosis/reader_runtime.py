@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .reader_base import Reading, command, fetch, on, put, row, version
-from .reader_host import _package  # noqa: F401
-from .reader_shell import WINDOWS, Command, Place, relevant
+from .reader_base import Reading, command, fetch, on, put, row
+from .reader_shell import WINDOWS, Command, Place, mebibytes, relevant
 
 _ARCHS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "ppc64le": "ppc64el"}
 
@@ -92,6 +91,8 @@ def _docker_kind(reading: Reading, number: int, text: str, place: Place) -> None
         reading.platform["docker_desktop"] = True
     elif re.match(r"^\s*(?:Context: +|\W*)desktop-linux\b", text) and "Context" in text:
         reading.platform["docker_desktop"] = True
+    elif re.match(r"^\s*Context: +\S+\s*$", text) and not text.strip().endswith("rootless"):
+        _docker(reading, "context", text.split()[-1], place)
     elif re.match(r"^\s*Context: +rootless\s*$", text) or re.match(r"^\s+rootless\s*$", text):
         _docker(reading, "rootless", True, place)
     elif re.search(r"unix:///run/user/\d+/docker\.sock", text) and "desktop" not in text:
@@ -439,7 +440,7 @@ def _compose(reading: Reading, services: Mapping[str, Any], number: int) -> None
     wanted = [(str(name), entry) for name, entry in services.items() if isinstance(entry, dict)]
     if not wanted:
         return
-    asked = {word for typed in reading.transcript.commands if "compose" in typed.text for word in typed.words}
+    asked = {word for typed in reading.transcript.commands[:500] if "compose" in typed.text for word in typed.words}
     best = max(wanted, key=lambda pair: (bool(_compose_request(pair[1])[0].get("gpus")), bool(_compose_request(pair[1])[0].get("runtime")),
                                          pair[0] in asked, bool(_GPU_IMAGE.search(str(pair[1].get("image") or "") + pair[0]))))  # fmt: skip
     name, entry = best
@@ -483,6 +484,9 @@ def _compose_request(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
                 requests["gpus"] = None
     if entry.get("gpus"):
         requests["gpus"] = True
+    shared = mebibytes(str(entry["shm_size"])) if entry.get("shm_size") else None
+    if shared:
+        requests["shm_size_mib"] = shared
     if isinstance(entry.get("runtime"), str):
         requests["runtime"] = entry["runtime"]
     if isinstance(entry.get("devices"), list):
@@ -646,6 +650,61 @@ def _engine_failed(reading: Reading, number: int, text: str, place: Place) -> No
     place.failing = True
 
 
+@on(" exited with code ")
+def _exit_code(reading: Reading, number: int, text: str, place: Place) -> None:
+    """Compose's word about a service."""
+    match = re.match(r"^(?:Gracefully .*|\S+ )?exited with code (\d{1,3})$", text.strip()) or re.match(
+        r"^([\w.-]+) exited with code (\d{1,3})(?: \(restarting\))?$", text.strip()
+    )
+    if match and place.inside:
+        place.container["exit_code"] = int(match.group(match.lastindex or 1))
+
+
+@on("The requested image's platform (")
+def _platform(reading: Reading, number: int, text: str, place: Place) -> None:
+    joined = " ".join([text, *reading.following(number, 1)])
+    match = re.search(r"platform \(linux/(\w+)\S*\) does not match the detected host platform \(linux/(\w+)", joined)
+    if match:
+        put(reading.stack, "host.os.arch", match.group(2))
+        target = place if place.inside else reading.transcript._container("\0platform")
+        target.container["architecture"] = match.group(1)
+        target.failing = True
+
+
+@on("Docker Compose version ", "docker-compose version ", "Emulate Docker CLI using podman")
+def _compose_version(reading: Reading, number: int, text: str, place: Place) -> None:
+    match = re.search(r"(?:Docker Compose|docker-compose) version v?(\d+\.\d+(?:\.\d+)?)", text)
+    if match:
+        _docker(reading, "compose_version", match.group(1), place)
+    elif "Emulate Docker CLI using podman" in text:
+        _docker(reading, "podman", True, place)
+
+
+@on("DOCKER_HOST=")
+def _docker_host(reading: Reading, number: int, text: str, place: Place) -> None:
+    match = re.match(r"^\s*(?:export )?DOCKER_HOST=[\"']?([a-z]+://[^\s\"']+)", text)
+    if match:
+        _docker(reading, "docker_host", match.group(1), place)
+
+
+_STEP = re.compile(r"^(?:Step \d+/\d+ : RUN |#\d+ \[\S* ?\d+/\d+\] RUN | ?=> (?:ERROR |CACHED )?\[\S* ?\d+/\d+\] RUN |> \[\S* ?\d+/\d+\] RUN )")
+
+
+@on("] RUN ", " : RUN ")
+def _build_step(reading: Reading, number: int, text: str, place: Place) -> None:
+    if _STEP.match(text):
+        target = place if place.inside else reading.transcript._container("\0build")
+        target.container["build"] = True
+        target.last = max(target.last, number)
+
+
+@on("/dev/shm")
+def _shm(reading: Reading, number: int, text: str, place: Place) -> None:
+    match = re.match(r"^(?:shm|tmpfs|none)\s+(?P<size>[\d.]+)(?P<unit>[MG])\s.*%\s+/dev/shm$", text)
+    if match and place.inside:
+        place.container["shm_size_mib"] = int(float(match.group("size")) * (1024 if match.group("unit") == "G" else 1))
+
+
 @on('"OOMKilled": true')
 def _oom(reading: Reading, number: int, text: str, place: Place) -> None:
     if place.inside:
@@ -662,7 +721,7 @@ def _architecture(reading: Reading, number: int, text: str, place: Place) -> Non
 # --- environment
 
 _VARIABLE = re.compile(
-    r"^\s*(?:export |set |declare -x |ENV |- |env: )?[\"']?(?P<name>(?:CUDA|NVIDIA|LD|TF|XLA|JAX|PYTORCH|NCCL)_[A-Z0-9_]+)(?:=|: )(?P<value>\S*|\"[^\"]*\"|'[^']*')[\"']?\s*$"
+    r"^\s*(?:export |set |declare -x |ENV )?[\"']?(?P<name>(?:CUDA|NVIDIA|LD|TF|XLA|JAX|PYTORCH|NCCL)_[A-Z0-9_]+)=(?P<value>\S*|\"[^\"]*\"|'[^']*')[\"']?\s*$"
 )
 
 

@@ -203,7 +203,8 @@ def assignments(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _mebibytes(text: str) -> int | None:
+def mebibytes(text: str) -> int | None:
+    """`64m`, `8gb`, `67108864` as Docker's options take them."""
     match = re.match(r"^(\d+(?:\.\d+)?)\s*([bkmgt]?)i?b?$", text.strip().lower())
     if not match:
         return None
@@ -277,6 +278,8 @@ def parse_launch(words: Sequence[str]) -> Launch | None:
     if not rest:
         return None
     verb = rest.pop(0)
+    if verb == "build" and way in ("docker", "podman"):
+        return Launch(way=way, verb="build")
     if verb not in ("run", "exec", "create", "up", "logs", "start", "shell", "restart", "attach"):
         return None
     launch = Launch(way=way, verb=("compose " + verb) if compose else verb)
@@ -344,7 +347,11 @@ def _options(rest: list[str], launch: Launch) -> None:
             if equals:
                 launch.env[variable] = content
         elif name in ("-m", "--memory"):
-            launch.memory = _mebibytes(value)
+            launch.memory = mebibytes(value)
+        elif name == "--shm-size":
+            size = mebibytes(value)
+            if size:
+                requests["shm_size_mib"] = size
         elif name == "--name":
             launch.name = value
         elif name in ("--network", "--net"):
@@ -547,6 +554,8 @@ class Transcript:
         container["way"] = launch.way
         if launch.verb.startswith("compose"):
             container["compose"] = True
+        elif launch.verb == "build":
+            container["build"] = True
         elif launch.verb in ("run", "create"):
             container["compose"] = False
         if launch.image:
@@ -611,7 +620,7 @@ class Transcript:
 
 def _opens_shell(launch: Launch) -> bool:
     """Does the person type in the container from here on?"""
-    if launch.verb in ("start", "logs", "compose up", "compose logs", "create", "restart"):
+    if launch.verb in ("start", "logs", "compose up", "compose logs", "create", "restart", "build"):
         return False
     if launch.verb in ("shell", "attach"):
         return True

@@ -49,6 +49,7 @@ _QUOTE = re.compile(r"^(?:\s{0,3}>(?!>>)\s?|\s{0,3}>>(?!>)\s?)+")
 _FENCE = re.compile(r"^\s*(?:```+|~~~+)\s*[\w+.#{}:=\" -]*\s*$")
 _WHOLE_CODE = re.compile(r"^(\s*)(`{1,3})([^`].*[^`]|[^`])\2\s*$")
 _WHOLE_BOLD = re.compile(r"^(\s*)(\*\*|__)([^*_\s].*?)\2(:?)\s*$")
+_BOLD = re.compile(r"\*\*([^*\s][^*]{0,100}?)\*\*")
 _ESCAPED_MARK = re.compile(r"\\([_*<>#~|])")
 
 _ZONE = r"\s?(?:Z|UTC|GMT|CES?T|[+-]\d\d:?\d\d)?"
@@ -288,6 +289,7 @@ def clean(text: str) -> list[Line]:
                 line = _WHOLE_CODE.sub(r"\1\3", line)
         if "**" in line or "__" in line:
             line = _WHOLE_BOLD.sub(r"\1\3\4", line)
+            line = _BOLD.sub(r"\1", line)
         quoted = line
         origin = ""
         if "\\" in line:
