@@ -28,7 +28,7 @@ CERTAIN = 0.97
 #: What messages alone can come to.
 MOST = 0.95
 #: From here on the best explanation is called a cause, and a further fault one of its own.
-FIRST_ROOT, FURTHER_ROOT = 0.3, 0.5
+FIRST_ROOT, FURTHER_ROOT = 0.25, 0.5
 #: From here on a cause with evidence of its own takes the place of one that follows from it.
 DEEPER = 0.4
 #: From here on another explanation of the same messages is worth telling, and how many are.
