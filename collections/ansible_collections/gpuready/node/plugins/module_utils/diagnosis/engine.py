@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..catalog import Catalog
 from . import logic
 from .chain import LINKS
 from .facts import Facts
-from .knowledge import PLACEHOLDER, Cause, Knowledge
+from .knowledge import PLACEHOLDER, Cause, Knowledge, Message
 from .patterns import Text
 from .reader_text import normalise
 from .signs import UNKNOWN, Sign, load_signs
@@ -110,24 +110,24 @@ def texts_of(facts: Facts) -> list[tuple[str, str]]:
 
 def find_messages(texts: Sequence[Text], knowledge: Knowledge) -> dict[str, list[Hit]]:
     """What of the known messages the texts hold: per message, the first few places that differ."""
-    found: dict[str, list[Hit]] = {}
+    found = {}
     for message in knowledge.messages.values():
-        hits: list[Hit] = []
-        said: set[str] = set()
-        for text in texts:
-            for begin, end in text.windows(message.needles, message.any_case):
-                for match in message.regex.finditer(text.text, begin, end):
-                    hit = _hit(text, match)
-                    if hit.line not in said and len(hits) < MOST_HITS:
-                        said.add(hit.line)
-                        hits.append(hit)
-                if len(hits) >= MOST_HITS:
-                    break
+        hits: dict[str, Hit] = {}
+        for match, text in _matches(message, texts):
+            hit = _hit(text, match)
+            hits.setdefault(hit.line, hit)
             if len(hits) >= MOST_HITS:
                 break
         if hits:
-            found[message.id] = hits
+            found[message.id] = list(hits.values())
     return found
+
+
+def _matches(message: Message, texts: Sequence[Text]) -> Iterator[tuple[re.Match[str], Text]]:
+    for text in texts:
+        for begin, end in text.windows(message.needles, message.any_case):
+            for match in message.regex.finditer(text.text, begin, end):
+                yield match, text
 
 
 def _hit(text: Text, match: re.Match[str]) -> Hit:

@@ -64,8 +64,11 @@ class Message:
 
     @functools.cached_property
     def regex(self) -> re.Pattern[str]:
-        """The compiled pattern: only made once a text holds a needle."""
-        return re.compile(translate(self.pattern), re.MULTILINE)
+        """The compiled pattern, only made once a text holds a needle. One that is none matches nothing."""
+        try:
+            return re.compile(translate(self.pattern), re.MULTILINE)
+        except re.error:
+            return re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ def translate(pattern: str) -> str:
             if follows and follows in "*?":
                 made.append(r"\s*")
                 at += 1
+            elif _QUANTIFIER.match(pattern, at) and follows == "{":
+                made.append(r"\s")
             else:
                 made.append(r"\s+")
                 at += follows == "+"

@@ -20,6 +20,7 @@ from gpuready.diagnosis.patterns import PatternError, Text, needles, translate
         ("colour *red", "colour \n red"),
         ("a ?b", "ab"),
         ("a +b", "a    b"),
+        ("a {0,3}b", "a \n b"),
     ],
 )
 def test_a_space_matches_any_white_space(pattern, text):
