@@ -194,8 +194,8 @@ def expressions(env: Mapping[str, str]) -> dict[str, str]:
 def evaluate(env: Mapping[str, str], held_against: Sequence[Machine]) -> list[dict[str, Any]]:
     """A row per variable: ``{variable, expression, holds, why, disabled}``.
 
-    ``disabled``: the container says that nobody is to look (NVIDIA_DISABLE_REQUIRE). What does not hold then is
-    not refused, but may fail later all the same.
+    ``disabled``: the container says that nobody is to look (NVIDIA_DISABLE_REQUIRE). What does not hold then
+    is not refused, but may fail later all the same.
     """
     rows = []
     for variable, text in expressions(env).items():
