@@ -17,7 +17,6 @@ from ..versions import at_least
 from .facts import Facts
 from .signs import UNKNOWN, Sign, no, sign, yes
 
-_HIDING = ("", "-1", "none", "void", "nodevfiles", "no", "nan", "null")
 #: Packages that are TensorFlow without CUDA.
 _CPU_TENSORFLOW = ("tensorflow-cpu", "intel-tensorflow", "tensorflow-intel", "tensorflow-aarch64")
 _GPU_TENSORFLOW = ("tensorflow", "tensorflow-gpu", "tf-nightly", "tf-nightly-gpu", "tensorflow-rocm")
@@ -47,6 +46,11 @@ def _first(facts: Facts, *paths: str) -> Any:
         if value is not None:
             return value
     return None
+
+
+def from_text(facts: Facts) -> bool:
+    """Are these facts read out of a text? Then what they do not name may be there all the same."""
+    return facts.get("gpu_stack.schema") is None
 
 
 def driver_version(facts: Facts) -> str | None:
@@ -86,43 +90,59 @@ def framework_value(facts: Facts, name: str) -> Any:
     return _first(facts, f"framework.{name}", f"verification.framework.{name}")
 
 
+def _match(facts: Facts, name: Any, version: Any, cuda: Any) -> Framework | None:
+    """The catalog's row of a framework's release; of a release in several variants, by its CUDA."""
+    number = version_of(version)
+    if facts.catalog is None or not name or not number:
+        return None
+    local = re.search(r"\+cu(\d{2,3})\b", str(version))
+    said = "%s.%s" % (local.group(1)[:-1], local.group(1)[-1]) if local else version_of(cuda)
+    found = [
+        row
+        for row in facts.catalog.frameworks.values()
+        if row.framework == name
+        and _short(row.version) == _short(number)
+        and (said is None or _short(row.cuda) == _short(said))
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _short(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
 def row_of(facts: Facts) -> Framework | None:
-    """The catalog's row for the build that runs: by the image's name, else by framework, version and CUDA."""
+    """The catalog's row for the build that runs: by framework, version and CUDA, else by the image's name."""
     if facts.catalog is None:
         return None
     rows = facts.catalog.frameworks
     workload = str(facts.get("verification.workload"))
     if workload in rows and facts.get("framework.version") is None:
         return rows[workload]
-    name, version = framework_value(facts, "name"), version_of(framework_value(facts, "version"))
-    cuda = version_of(framework_value(facts, "cuda"))
-    if name and version:
-        short = ".".join(version.split(".")[:2])
-        found = [
-            row
-            for row in rows.values()
-            if row.framework == name
-            and ".".join(row.version.split(".")[:2]) == short
-            and (cuda is None or ".".join(row.cuda.split(".")[:2]) == ".".join(cuda.split(".")[:2]))
-        ]
-        # Without its CUDA, a release of several variants is not one of them.
-        if len(found) == 1:
-            return found[0]
+    name = framework_value(facts, "name")
+    found = _match(facts, name, framework_value(facts, "version"), framework_value(facts, "cuda"))
     image = _first(facts, "container.image", "verification.image")
-    if isinstance(image, str) and not name:
+    if found is None and isinstance(image, str) and not framework_value(facts, "version"):
         for row in rows.values():
             if row.image and image.removeprefix("docker.io/") == row.image:
                 return row
-    return None
+    return found
 
 
 def rows_of(facts: Facts) -> list[Framework]:
-    """The builds that are asked about: the one that runs, else the workloads that the plan is made for."""
-    one = row_of(facts)
-    if one or facts.catalog is None or framework_value(facts, "name") or facts.get("container") is not None:
-        return [one] if one else []
-    names = [row.get("name") for row in facts.rows("plan.workloads")]
-    return [facts.catalog.frameworks[name] for name in names if name in facts.catalog.frameworks]
+    """The builds that are asked about: what runs, else what is installed, else the plan's workloads."""
+    if facts.catalog is None:
+        return []
+    found = [row_of(facts)]
+    if found == [None]:
+        installed = packages(facts)
+        cuda = framework_value(facts, "cuda")
+        for package, name in (("torch", "pytorch"), ("tensorflow", "tensorflow")):
+            found.append(_match(facts, name, installed.get(package), cuda))
+    if not any(found) and not framework_value(facts, "name") and facts.get("container") is None:
+        names = [str(row.get("name")) for row in facts.rows("plan.workloads")]
+        found = [facts.catalog.frameworks.get(name) for name in names]
+    return [row for row in found if row is not None]
 
 
 def cuda_of(facts: Facts) -> tuple[str | None, str]:
@@ -390,6 +410,12 @@ def _mac(facts: Facts) -> Sign:
     )
 
 
+@sign("framework.observed", "the framework was observed on a node, and not read out of a text")
+def _observed(facts: Facts) -> Sign:
+    # A text tells that a library is missing, but not for certain to whom.
+    return UNKNOWN if from_text(facts) else yes("observed on the node")
+
+
 @sign("framework.is_tensorflow", "the framework is TensorFlow")
 def _is_tensorflow(facts: Facts) -> Sign:
     return _is_framework(facts, "tensorflow")
@@ -404,7 +430,10 @@ def _is_framework(facts: Facts, wanted: str) -> Sign:
     name = framework_value(facts, "name")
     if not name:
         return UNKNOWN
-    return yes(f"it is {name}") if name == wanted else no(f"it is {name}")
+    if name == wanted:
+        return yes(f"it is {name}")
+    # A text may speak of several frameworks, and the reader tells one.
+    return UNKNOWN if from_text(facts) else no(f"it is {name}")
 
 
 @sign("framework.no_windows_gpu", "it is a TensorFlow of 2.11 or later, which has no GPU on Windows itself")
@@ -510,7 +539,9 @@ def _missing(facts: Facts) -> Sign:
     needed = [
         str(name) for name in found if not _TENSORRT.search(str(name)) and "libcuda.so" not in str(name)
     ]
-    return yes(*needed) if needed else no("no library was reported as missing")
+    if needed:
+        return yes(*needed)
+    return UNKNOWN if from_text(facts) else no("no library was reported as missing")
 
 
 @sign("libraries.only_cudnn_missing", "cuDNN is missing, and every other CUDA library was found")
@@ -528,7 +559,9 @@ def _toolkit_missing(facts: Facts) -> Sign:
     if found.state is not True:
         return found
     toolkit = [name for name in found.evidence if _TOOLKIT.search(name) and not _CUDNN.search(name)]
-    return yes(*toolkit) if toolkit else no(*found.evidence)
+    if toolkit:
+        return yes(*toolkit)
+    return UNKNOWN if from_text(facts) else no(*found.evidence)
 
 
 @sign("libraries.cudnn_too_old", "the cuDNN that was loaded is older than the one of the build")
@@ -549,21 +582,30 @@ def _cudnn_too_old(facts: Facts) -> Sign:
 
 @sign("libraries.path_overridden", "LD_LIBRARY_PATH was replaced: directories that the image sets are gone")
 def _path_overridden(facts: Facts) -> Sign:
-    env = environment(facts)
-    mine = env.get("LD_LIBRARY_PATH")
-    ref = _first(facts, "container.image", "verification.image")
+    own = facts.get("container.env")
+    mine = own.get("LD_LIBRARY_PATH") if isinstance(own, Mapping) else None
+    if not isinstance(mine, str):
+        return UNKNOWN
+    ref = str(_first(facts, "container.image", "verification.image"))
     images = {str(row.get("ref")): row.get("env") for row in facts.rows("gpu_stack.framework.images")}
-    theirs = images.get(str(ref))
+    theirs = images.get(ref)
     wanted = str(theirs.get("LD_LIBRARY_PATH") or "") if isinstance(theirs, Mapping) else ""
-    if mine is None:
-        return UNKNOWN
-    if not wanted:
-        return UNKNOWN
-    has = {part.rstrip("/") for part in mine.split(":") if part}
-    gone = [part for part in wanted.split(":") if part and part.rstrip("/") not in has]
-    if gone:
-        return yes(f"LD_LIBRARY_PATH={mine}", f"the image sets {wanted}", "gone: " + ", ".join(gone))
-    return no(f"LD_LIBRARY_PATH={mine}")
+    if wanted:
+        has = {part.rstrip("/") for part in mine.split(":") if part}
+        gone = [part for part in wanted.split(":") if part and part.rstrip("/") not in has]
+        if gone:
+            return yes(f"LD_LIBRARY_PATH={mine}", f"the image sets {wanted}", "gone: " + ", ".join(gone))
+        return no(f"LD_LIBRARY_PATH={mine}")
+    if theirs is None and _known_image(facts, ref) and not re.search(r"/usr/local/(cuda|nvidia)|\$", mine):
+        return yes(f"LD_LIBRARY_PATH={mine}", f"{ref} sets one of its own, which leads to CUDA's libraries")
+    return UNKNOWN
+
+
+def _known_image(facts: Facts, ref: str) -> bool:
+    """Is it of the same name as one of the catalog's images, and one with CUDA?"""
+    name, _colon, tag = ref.removeprefix("docker.io/").partition(":")
+    rows = facts.catalog.frameworks.values() if facts.catalog is not None else ()
+    return "gpu" in tag and any(row.image and row.image.partition(":")[0] == name for row in rows)
 
 
 @sign("libraries.path_set", "LD_LIBRARY_PATH is set for the process")
@@ -780,9 +822,21 @@ def _gpus_hidden(facts: Facts) -> Sign:
     value = _visible(facts)
     if value is None:
         return UNKNOWN
-    first = value.split(",")[0].strip().strip("'\"").lower()
+    first = _first_of(value)
     words = f"CUDA_VISIBLE_DEVICES={value!r}"
-    return yes(words) if first in _HIDING or re.fullmatch(r"-\d+", first) else no(words)
+    if first.isdigit() or first.startswith(("GPU-", "MIG-")):
+        return no(words)
+    if re.search(r"[$%{}<>]|\.\.\.", first):
+        # A variable or a placeholder, whose value nobody tells.
+        return UNKNOWN
+    if first in ("", "-1"):
+        return yes(words)
+    return yes(words, "this is neither a number nor an identity, so the list ends before its first GPU")
+
+
+def _first_of(value: str) -> str:
+    """The first of a list of GPUs: where it is wrong, CUDA takes none."""
+    return value.split(",")[0].strip().strip("'\"").strip()
 
 
 def _devices_given(facts: Facts) -> int | None:
@@ -796,21 +850,23 @@ def _devices_given(facts: Facts) -> int | None:
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             return count
     devices = facts.get("gpu_stack.driver.devices")
-    if isinstance(devices, (list, tuple)) and devices and facts.get("gpu_stack.schema") is not None:
-        return len(devices)
-    return len(devices) if isinstance(devices, (list, tuple)) and len(devices) > 0 else None
+    # In a text, only nvidia-smi names all of them; a framework names those that it was shown.
+    whole = facts.get("gpu_stack.schema") is not None or facts.get("gpu_stack.driver.nvml.source")
+    return len(devices) if whole and isinstance(devices, (list, tuple)) and devices else None
 
 
-@sign(
-    "env.index_out_of_range", "CUDA_VISIBLE_DEVICES begins with a GPU number that the process does not have"
-)
+@sign("env.index_out_of_range", "CUDA_VISIBLE_DEVICES begins with a GPU number that is not there")
 def _index_out_of_range(facts: Facts) -> Sign:
     value, count = _visible(facts), _devices_given(facts)
-    first = (value or "").split(",")[0].strip().strip("'\"")
-    if value is None or not first.isdigit():
-        return UNKNOWN if value is None else no(f"CUDA_VISIBLE_DEVICES={value!r} names no number")
+    if value is None:
+        return UNKNOWN
+    first = _first_of(value)
+    if not first.isdigit():
+        return no(f"CUDA_VISIBLE_DEVICES={value!r} begins with no number")
     if count is None:
         return UNKNOWN
+    if _lists_gpu(facts).state:
+        return no("the framework lists a GPU")
     words = (f"CUDA_VISIBLE_DEVICES={value}", f"{count} GPU{'' if count == 1 else 's'}, numbered from 0")
     return yes(*words) if int(first) >= count else no(*words)
 
@@ -818,7 +874,7 @@ def _index_out_of_range(facts: Facts) -> Sign:
 @sign("env.uuid_unknown", "CUDA_VISIBLE_DEVICES names a GPU by an identity that no GPU here has")
 def _uuid_unknown(facts: Facts) -> Sign:
     value = _visible(facts)
-    first = (value or "").split(",")[0].strip().strip("'\"")
+    first = _first_of(value or "")
     if value is None or not first.startswith(("GPU-", "MIG-")):
         return UNKNOWN if value is None else no(f"CUDA_VISIBLE_DEVICES={value!r} names no identity")
     known = [str(row.get("uuid")) for row in facts.rows("gpu_stack.driver.devices") if row.get("uuid")]
