@@ -54,6 +54,8 @@ class Fault:
     stub: bool = False
     group: str = ""
     repaired: str = ""
+    #: Why no run repairs this one, though its cause is one that runs repair.
+    by_hand: str = ""
 
     @property
     def container_name(self) -> str:
