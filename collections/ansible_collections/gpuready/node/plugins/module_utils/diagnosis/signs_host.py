@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .. import aptsources, catalog
 from ..versions import driver_branch, driver_version
@@ -14,15 +15,20 @@ from .signs import SIGNS, UNKNOWN, Sign, no, sign, yes
 
 # What virtual machines are called by systemd-detect-virt and by lscpu; containers are not among them.
 HYPERVISORS = frozenset(
-    "kvm qemu vmware microsoft hyperv hyper-v oracle virtualbox xen parallels bhyve amazon google proxmox".split()
+    ("kvm", "qemu", "vmware", "microsoft", "hyperv", "hyper-v", "oracle", "virtualbox", "xen", "parallels")
+    + ("bhyve", "amazon", "google", "proxmox")
 )
 # Drivers that give a GPU to a virtual machine.
 PASSTHROUGH = ("vfio-pci", "pci-stub", "xen-pciback")
 # Half-way states of dpkg.
 BROKEN_STATES = ("half-configured", "half-installed", "unpacked", "triggers-awaited", "reinstreq")
 _FELL_OFF = re.compile(r"fallen off the bus|Xid \([^)]*\): 79,")
-_KERNEL_OF_PACKAGE = re.compile(r"^linux-(?:modules|objects)-nvidia-\d+(?:-server)?(?:-open)?-(\d+\.\d+\.\S+)$")
-_DKMS_MODULE = re.compile(r"^nvidia(?:-current|-tesla|-legacy|-open|-srv|-srv-open|-server|-kernel|[-0-9.x]|$)")
+_KERNEL_OF_PACKAGE = re.compile(
+    r"^linux-(?:modules|objects)-nvidia-\d+(?:-server)?(?:-open)?-(\d+\.\d+\.\S+)$"
+)
+_DKMS_MODULE = re.compile(
+    r"^nvidia(?:-current|-tesla|-legacy|-open|-srv|-srv-open|-server|-kernel|[-0-9.x]|$)"
+)
 
 
 def _said(facts: Facts, path: str) -> bool:
@@ -60,46 +66,59 @@ def _first(names: Iterable[str], facts: Facts) -> Sign | None:
     return None
 
 
+# A name is searched in all of pci.ids: once per question, not once per sign.
+_GPUS: WeakKeyDictionary[Facts, list[Mapping[str, Any]]] = WeakKeyDictionary()
+
+
 def gpus(facts: Facts) -> list[Mapping[str, Any]]:
     """The GPUs of the bus with what the catalog knows of them; without a bus, those that NVML lists."""
+    if facts not in _GPUS:
+        _GPUS[facts] = _gpus(facts)
+    return _GPUS[facts]
+
+
+def _gpus(facts: Facts) -> list[Mapping[str, Any]]:
     stack = facts.get("gpu_stack")
     if not isinstance(stack, Mapping):
         return []
-    if facts.get("gpu_stack.host.gpus"):
+    if facts.rows("gpu_stack.host.gpus"):
         named = [dict(row) for row in catalog.annotate(stack, facts.catalog)["host"]["gpus"]]
     else:
         named = [
-            {"pci": row.get("pci"), "name": row.get("name"), "compute_capability": row.get("compute_capability")}
+            {key: row.get(key) for key in ("pci", "name", "compute_capability")}
             for row in facts.rows("gpu_stack.driver.devices")
         ]
     for row in named:
+        capability = row.get("compute_capability")
         if not row.get("arch"):
-            _name_to_arch(row, facts)
-    return named
+            row["arch"] = (
+                facts.catalog.arch_of(str(capability)) if capability else _arch_of(row, facts.catalog)
+            )
+    return list(named)
 
 
-def _name_to_arch(row: dict[str, Any], facts: Facts) -> None:
-    """A GPU that only its name is known of, as in a text."""
-    capability = row.get("compute_capability")
-    if capability:
-        row["arch"] = facts.catalog.arch_of(str(capability))
-        return
-    name = re.sub(r"\b(?:NVIDIA|Corporation|Graphics Device|rev \w+)\b|[\[\]()]", " ", str(row.get("name") or ""))
-    # "RTX 2080 Ti" and "A100-SXM4-80GB": fewer words until pci.ids knows them.
-    words = [word for word in re.split(r"[\s/]+", name) if word]
-    chip = next((word for word in words if re.match(r"^(?:G[A-Z]|T[U])\d{2}", word)), None)
+def _arch_of(gpu: Mapping[str, Any], known: catalog.Catalog) -> str | None:
+    """The architecture of a GPU of which only the name is known, as in a text; None where it fits several."""
+    name = re.sub(
+        r"\b(?:NVIDIA|Corporation|Graphics|Device|Laptop GPU)\b|\(rev \w+\)|[\[\]()]",
+        " ",
+        str(gpu.get("name") or ""),
+    )
+    words = [word for word in re.split(r"[\s/-]+", name) if word]
+    # lspci names the chip: "GA100 [A100 PCIe 80GB]".
+    chip = known.chip_of(words[0]) if words else None
     if chip:
-        known = facts.catalog.chip_of(chip)
-        if known:
-            row.update(arch=known.arch, compute_capability=known.compute_capability)
-            return
-    if not any(any(char.isdigit() for char in word) for word in words):
-        return
-    found = catalog.find_gpu(" ".join(words), facts.catalog)
-    found = found or catalog.find_gpu(" ".join(words).split("-")[0], facts.catalog)
-    kinds = {gpu.get("arch") for gpu in found}
-    if len(kinds) == 1:
-        row["arch"] = kinds.pop()
+        return chip.arch
+    # nvidia-smi says more than pci.ids does: "H100 80GB HBM3".
+    while any(any(char.isdigit() for char in word) for word in words):
+        found = (
+            known.chip_of(known.pci_ids[row["device_id"]]) for row in catalog.find_gpu(" ".join(words), known)
+        )
+        kinds = {chip.arch for chip in found if chip}
+        if kinds:
+            return kinds.pop() if len(kinds) == 1 else None
+        words.pop()
+    return None
 
 
 def _label(gpu: Mapping[str, Any]) -> str:
@@ -126,7 +145,9 @@ def _bus_gpu(facts: Facts) -> Sign:
         return yes(*("on the bus: %s" % _label(gpu) for gpu in gpus(facts)))
     listed = facts.rows("gpu_stack.driver.devices")
     if listed:
-        return yes("NVML lists %s" % ", ".join(str(row.get("name") or row.get("uuid") or "a GPU") for row in listed))
+        return yes(
+            "NVML lists %s" % ", ".join(str(row.get("name") or row.get("uuid") or "a GPU") for row in listed)
+        )
     if found is None or _wsl(facts):
         return UNKNOWN
     return no("no PCI device of vendor 10de with a display class")
@@ -137,7 +158,11 @@ def _bus_virtual_machine(facts: Facts) -> Sign:
     kind = facts.get("gpu_stack.host.virtual")
     if kind:
         known = str(kind).lower()
-        return yes("it is a virtual machine: %s" % kind) if known in HYPERVISORS else no("virtualisation: %s" % kind)
+        return (
+            yes("it is a virtual machine: %s" % kind)
+            if known in HYPERVISORS
+            else no("virtualisation: %s" % kind)
+        )
     stated = facts.get("platform.virtual_machine")
     if stated is None:
         return UNKNOWN
@@ -157,7 +182,9 @@ def _bus_lost_gpu(facts: Facts) -> Sign:
     return yes(*found[:2])
 
 
-@sign("bus.gpu_too_old", "the GPU is of an architecture that CUDA 11 and the drivers of this time do not know")
+@sign(
+    "bus.gpu_too_old", "the GPU is of an architecture that CUDA 11 and the drivers of this time do not know"
+)
 def _bus_gpu_too_old(facts: Facts) -> Sign:
     known = [gpu for gpu in gpus(facts) if gpu.get("arch")]
     old = [gpu for gpu in known if gpu.get("arch") in ("tesla", "fermi")]
@@ -230,7 +257,11 @@ def _packages_key_expired(facts: Facts) -> Sign:
 def _packages_interrupted(facts: Facts) -> Sign:
     broken = [
         "%s is %s" % (row.get("name"), row.get("status"))
-        for path in ("gpu_stack.apt.broken", "gpu_stack.driver.packages", "gpu_stack.container_runtime.toolkit.packages")
+        for path in (
+            "gpu_stack.apt.broken",
+            "gpu_stack.driver.packages",
+            "gpu_stack.container_runtime.toolkit.packages",
+        )
         for row in facts.rows(path)
         if row.get("status") in BROKEN_STATES
     ]
@@ -341,7 +372,11 @@ def _binding_nouveau_blacklisted(facts: Facts) -> Sign:
     if state is None:
         return UNKNOWN
     files = facts.get("gpu_stack.host.nouveau.files") or []
-    return yes(*("%s blacklists nouveau" % file for file in files)) if state else no("nothing blacklists nouveau")
+    return (
+        yes(*("%s blacklists nouveau" % file for file in files))
+        if state
+        else no("nothing blacklists nouveau")
+    )
 
 
 @sign("binding.initramfs_stale", "the initramfs is older than what blacklists nouveau")
@@ -503,8 +538,12 @@ def _driver_userspace_only(facts: Facts) -> Sign:
     packages = [str(row.get("name")) for row in facts.rows("gpu_stack.driver.packages") if _whole(row)]
     if not packages:
         return UNKNOWN
-    modules = [name for name in packages if re.search(r"(?<!no-)dkms|^linux-modules-nvidia|kernel-source", name)]
-    return no() if modules else yes("installed: %s" % ", ".join(packages[:4]), "no package with a kernel module")
+    modules = [
+        name for name in packages if re.search(r"(?<!no-)dkms|^linux-modules-nvidia|kernel-source", name)
+    ]
+    return (
+        no() if modules else yes("installed: %s" % ", ".join(packages[:4]), "no package with a kernel module")
+    )
 
 
 @sign("module.loaded", "the driver's modules are loaded")
@@ -564,20 +603,17 @@ def _module_dkms(facts: Facts) -> Sign:
     return no() if names or facts.get("gpu_stack.driver.dkms") == [] else UNKNOWN
 
 
-@sign("module.dkms_not_built", "DKMS knows the driver, but has not built it for the running kernel")
+@sign("module.dkms_not_built", "DKMS knows the driver, and has built it for no kernel")
 def _module_dkms_not_built(facts: Facts) -> Sign:
-    rows, running = _dkms_rows(facts), _running(facts)
-    if facts.get("gpu_stack.driver.loaded") or not rows:
-        return no() if facts.get("gpu_stack.driver.loaded") else UNKNOWN
-    done = [
-        row
-        for row in rows
-        if str(row.get("status")).startswith(("installed", "built")) and row.get("kernel") in (running, None)
-    ]
-    if done or (running is None and any(row.get("kernel") for row in rows)):
-        return no() if done and running else UNKNOWN
+    rows = _dkms_rows(facts)
+    if facts.get("gpu_stack.driver.loaded"):
+        return no()
+    if not rows:
+        return UNKNOWN
+    if any(str(row.get("status")).startswith(("installed", "built")) for row in rows):
+        return no()
     words = ("%s/%s: %s" % (row.get("module"), row.get("version"), _dkms_words(row)) for row in rows[:3])
-    return yes("dkms status: %s" % "; ".join(words), "running: kernel %s" % (running or "unknown"))
+    return yes("dkms status: %s" % "; ".join(words), "running: kernel %s" % (_running(facts) or "unknown"))
 
 
 def _dkms_words(row: Mapping[str, Any]) -> str:
@@ -620,11 +656,16 @@ def _driver(facts: Facts) -> tuple[str | None, str | None]:
         if found and (found.get("version") or found.get("flavour")):
             return found.get("version"), found.get("flavour")
     for row in facts.rows("gpu_stack.driver.packages"):
-        match = re.match(r"^(?:linux-modules-nvidia|nvidia-(?:dkms|driver|headless))-(?:no-dkms-)?(\d{3})\b", str(row.get("name")))
+        match = re.match(
+            r"^(?:linux-modules-nvidia|nvidia-(?:dkms|driver|headless))-(?:no-dkms-)?(\d{3})\b",
+            str(row.get("name")),
+        )
         if match and _whole(row):
             version = driver_version(str(row.get("version") or "")) or match.group(1)
             return version, "open" if "-open" in str(row["name"]) else "proprietary"
-    version = facts.get("gpu_stack.driver.userspace.version") or facts.get("gpu_stack.driver.nvml.driver_version")
+    version = facts.get("gpu_stack.driver.userspace.version") or facts.get(
+        "gpu_stack.driver.nvml.driver_version"
+    )
     return version, None
 
 
@@ -672,7 +713,10 @@ def _branch(facts: Facts, low: bool) -> Sign:
     for gpu, row, _ in rules:
         limit = row.first_branch if low else row.last_branch
         if limit is not None and (branch < limit if low else branch > limit):
-            hit.append("%s (%s) is driven by branches %s %d" % (_label(gpu), row.arch, "from" if low else "up to", limit))
+            hit.append(
+                "%s (%s) is driven by branches %s %d"
+                % (_label(gpu), row.arch, "from" if low else "up to", limit)
+            )
     return yes("driver: %s" % version, *hit) if hit else no()
 
 
@@ -799,7 +843,7 @@ def _nvml_error(facts: Facts, pattern: str) -> Sign:
     error = facts.get("gpu_stack.driver.nvml.error")
     if error:
         return yes(str(error).strip()[:300]) if re.search(pattern, str(error), re.I) else no()
-    return no() if facts.rows("gpu_stack.driver.devices") else UNKNOWN
+    return UNKNOWN if facts.get("gpu_stack.driver.devices") is None else no()
 
 
 @sign("nvml.answers", "the driver answers NVML")
@@ -819,7 +863,9 @@ def _nvml_lists_all(facts: Facts) -> Sign:
     on_bus = [gpu for gpu in facts.rows("gpu_stack.host.gpus") if gpu.get("driver_bound") not in PASSTHROUGH]
     if not devices or len(devices) < len(on_bus):
         present = {str(row.get("pci") or "")[-12:].lower() for row in facts.rows("gpu_stack.driver.devices")}
-        lost = [str(gpu.get("pci")) for gpu in on_bus if str(gpu.get("pci") or "")[-12:].lower() not in present]
+        lost = [
+            str(gpu.get("pci")) for gpu in on_bus if str(gpu.get("pci") or "")[-12:].lower() not in present
+        ]
         words = ["NVML lists %d of %s GPUs" % (len(devices), len(on_bus) or "the")]
         return no(*words, *(["not listed: %s" % ", ".join(lost)] if lost else []))
     if facts.get("gpu_stack.driver.nvml.error"):
@@ -866,7 +912,9 @@ def _mig_no_instances(facts: Facts) -> Sign:
 
 
 def _compute_mode(facts: Facts, pattern: str) -> Sign:
-    modes = [str(row["compute_mode"]) for row in facts.rows("gpu_stack.driver.devices") if row.get("compute_mode")]
+    modes = [
+        str(row["compute_mode"]) for row in facts.rows("gpu_stack.driver.devices") if row.get("compute_mode")
+    ]
     hit = [mode for mode in modes if re.search(pattern, mode, re.I)]
     if hit:
         return yes("compute mode: %s" % hit[0])
@@ -1007,7 +1055,9 @@ def _device_nodes_permitted(facts: Facts) -> Sign:
 def _link_device_nodes(facts: Facts) -> Sign:
     if _wsl(facts):
         return UNKNOWN  # there it is /dev/dxg
-    states = [_sign(name, facts) for name in ("device_nodes.present", "device_nodes.uvm", "device_nodes.permitted")]
+    states = [
+        _sign(name, facts) for name in ("device_nodes.present", "device_nodes.uvm", "device_nodes.permitted")
+    ]
     broken = [found for found in states if found.state is False]
     if broken:
         return no(*(text for found in broken for text in found.evidence))
