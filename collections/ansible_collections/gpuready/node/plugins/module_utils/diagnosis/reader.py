@@ -30,7 +30,6 @@ def read(text: str) -> dict[str, Any]:
     reading.run()
     reader_runtime.json_facts(reading)
     reader_runtime.yaml_facts(reading)
-    reader_framework.python_statements(reading)
     reader_host.kernel_log(reading)
     return _facts(reading)
 
@@ -69,7 +68,7 @@ def _facts(reading: Reading) -> dict[str, Any]:
             del reading.stack[name]
     if reading.stack:
         facts["gpu_stack"] = reading.stack
-    container = _container(transcript)
+    container = _container(reading)
     if container is not None:
         facts["container"] = dict(container.container)
         if container.env:
@@ -78,6 +77,19 @@ def _facts(reading: Reading) -> dict[str, Any]:
     reader_framework.mentioned(reading, framework)
     if len(reading.pythons) > 1:
         framework["pythons"] = reading.pythons
+        failing = [one for one in reading.pythons if one.get("available") is False and one.get("name")]
+        if (
+            failing
+            and framework.get("available") is not False
+            and framework.get("name") in (None, failing[-1]["name"])
+        ):
+            # The one that is asked about is the one that fails.
+            one = failing[-1]
+            framework.update({key: one[key] for key in ("name", "available", "cuda") if key in one})
+            if one.get("version"):
+                framework["version"] = str(one["version"]).partition("+")[0]
+            if one.get("executable"):
+                framework["python"] = {"executable": one["executable"]}
     if framework:
         facts["framework"] = framework
     if transcript.commands:
@@ -92,9 +104,15 @@ def _facts(reading: Reading) -> dict[str, Any]:
     return facts
 
 
-def _container(transcript: Transcript) -> Place | None:
+def _container(reading: Reading) -> Place | None:
     """The container that the text is about: the last that failed, else the last one."""
-    known = [place for place in transcript.containers if place.container or place.env]
+    known = [place for place in reading.transcript.containers if place.container or place.env]
+    trials = [place for place in known if place.trial and (place.container.get("nvidia_smi") or {}).get("ok")]
+    if trials:
+        # `docker run --gpus all … nvidia-smi` that works: a trial, and not what the person asks about.
+        trial = trials[-1].container
+        reading.probes["with_gpu"] = {"ran": True, "exit_code": 0, **trial}
+        known = [place for place in known if place not in trials]
     if not known:
         return None
     failing = [place for place in known if place.failing]

@@ -16,10 +16,12 @@ from typing import Any
 from .reader_shell import CONTAINER, WINDOWS, Command, Place, Transcript, relevant
 
 LineParser = Callable[["Reading", int, str, Place], None]
+StatementParser = Callable[["Reading", str, "list[str]", Place], None]
 CommandParser = Callable[["Reading", Command, "list[str]"], None]
 
 LINE_PARSERS: dict[str, list[LineParser]] = {}
 COMMAND_PARSERS: dict[str, list[CommandParser]] = {}
+STATEMENT_PARSERS: list[StatementParser] = []
 
 # Nobody reads more than this many lines for one literal: whoever pastes more of the same says it again.
 MOST = 3000
@@ -45,6 +47,12 @@ def command(*programs: str) -> Callable[[CommandParser], CommandParser]:
         return parser
 
     return register
+
+
+def statement(parser: StatementParser) -> StatementParser:
+    """Register a parser for what was typed at Python's prompt, with its output."""
+    STATEMENT_PARSERS.append(parser)
+    return parser
 
 
 def put(data: dict[str, Any], path: str, value: Any) -> None:
@@ -135,8 +143,7 @@ class Reading:
                 other.number == command.end and other.prompt == command.prompt
                 for other in self.transcript.commands
             )
-            or self._ends_with_prompt(command)
-        )
+        ) or self._ends_with_prompt(command)
 
     def _ends_with_prompt(self, command: Command) -> bool:
         """The same for a transcript whose last line is a prompt without a command."""
@@ -163,21 +170,29 @@ class Reading:
             found = 0
             while position >= 0 and found < MOST:
                 number = bisect.bisect_right(starts, position) - 1
-                for parser in parsers:
-                    rank = order.setdefault(id(parser), len(order))
+                for line_parser in parsers:
+                    rank = order.setdefault(id(line_parser), len(order))
                     if (number, rank) not in seen:
                         seen.add((number, rank))
-                        events.append((number, 1, rank, parser))
+                        events.append((number, 1, rank, line_parser))
                 found += 1
                 position = text.find(literal, starts[number + 1])
         for index, typed in enumerate(self.transcript.commands[:MOST]):
             for parser in COMMAND_PARSERS.get(typed.program, ()):
                 events.append((typed.number, 0, index, (parser, typed)))
+        statements = self.transcript.statements[:MOST]
+        for index, (number, _, _) in enumerate(statements):
+            limit = statements[index + 1][0] if index + 1 < len(statements) else number + 60
+            events.append((number, 2, index, limit))
         events.sort(key=lambda event: event[:3])
         places = self.transcript.places
-        for number, kind, _, what in events:
-            if kind:
+        for number, kind, index, what in events:
+            if kind == 1:
                 what(self, number, self.texts[number], places[number])
+            elif kind == 2:
+                _, code, place = statements[index]
+                for statement_parser in STATEMENT_PARSERS:
+                    statement_parser(self, code, self.texts[number + 1 : min(what, number + 200)], place)
             else:
                 parser, typed = what
                 parser(self, typed, self.texts[typed.start : min(typed.end, typed.start + 2000)])

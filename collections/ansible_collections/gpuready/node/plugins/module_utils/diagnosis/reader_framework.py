@@ -7,17 +7,33 @@ import ast
 import re
 from typing import Any
 
-from .reader_base import Reading, command, fetch, on, put, version
+from .reader_base import Reading, command, fetch, on, put, statement, version
 from .reader_shell import Command, Place, assignments, relevant
 
 _FRAMEWORKS = {
-    "torch": "pytorch", "pytorch": "pytorch", "tensorflow": "tensorflow", "tensorflow-gpu": "tensorflow", "tensorflow-cpu": "tensorflow",
-    "tensorflow-intel": "tensorflow", "tf-nightly": "tensorflow", "jax": "jax", "jaxlib": "jax", "onnxruntime": "onnxruntime",
-    "onnxruntime-gpu": "onnxruntime", "tensorflow-macos": "tensorflow", "mxnet": "mxnet", "cupy": "cupy", "paddlepaddle-gpu": "paddle",
-}  # fmt: skip
+    "torch": "pytorch",
+    "pytorch": "pytorch",
+    "tensorflow": "tensorflow",
+    "tensorflow-gpu": "tensorflow",
+    "tensorflow-cpu": "tensorflow",
+    "tensorflow-intel": "tensorflow",
+    "tensorflow-macos": "tensorflow",
+    "tf-nightly": "tensorflow",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "onnxruntime": "onnxruntime",
+    "onnxruntime-gpu": "onnxruntime",
+    "mxnet": "mxnet",
+    "cupy": "cupy",
+    "paddlepaddle-gpu": "paddle",
+}
 _PACKAGE = re.compile(
-    r"^(?:torch(?:vision|audio|text)?|pytorch(?:-cuda|-mutex|-gpu)?|tensorflow(?:[-_](?:gpu|cpu|intel|macos|metal|base|rocm))?|tf[-_]nightly(?:[-_]gpu)?|keras"
-    r"|jax(?:lib)?|jax-cuda\S*|onnxruntime(?:[-_]\w+)?|nvidia[-_]\S+|cupy\S*|cudatoolkit|cudnn|cuda-\S+|cpuonly|paddlepaddle(?:-gpu)?|triton|mxnet\S*|numpy|tensorrt\S*|libcublas)$"
+    r"^(?:torch(?:vision|audio|text)?|pytorch(?:-cuda|-mutex|-gpu)?"
+    r"|tensorflow(?:[-_](?:gpu|cpu|intel|macos|metal|base|rocm))?"
+    r"|tf[-_]nightly(?:[-_]gpu)?|keras"
+    r"|jax(?:lib)?|jax-cuda\S*|onnxruntime(?:[-_]\w+)?|nvidia[-_]\S+|cupy\S*"
+    r"|cudatoolkit|cudnn|cuda-\S+|cpuonly|paddlepaddle(?:-gpu)?|triton|mxnet\S*|numpy"
+    r"|tensorrt\S*|libcublas)$"
 )
 
 
@@ -28,7 +44,9 @@ def _says(place: Place, **facts: Any) -> None:
 
 def _python(reading: Reading, **facts: Any) -> None:
     """One more word about a Python; what contradicts the last one's words is another Python's."""
-    if not reading.pythons or any(reading.pythons[-1].get(key, value) != value for key, value in facts.items()):
+    if not reading.pythons or any(
+        reading.pythons[-1].get(key, value) != value for key, value in facts.items()
+    ):
         if reading.pythons and set(facts) == {"available"}:
             # It has changed its mind: the same one, asked again.
             reading.pythons[-1].update(facts)
@@ -56,6 +74,10 @@ def _capability(reading: Reading, text: str, name: str | None = None, pci: str |
             [one for one in devices if "name" not in one and "pci" not in one] if (name or pci) else devices
         )
         device = bare[0] if bare else None
+    if device is None and len(devices) == 1 and set(devices[0]) <= {"index", "name"} and pci:
+        # Named in passing before; the log knows better.
+        device = devices[0]
+        device.pop("name", None)
     if device is None:
         device = {"index": len(devices)}
         devices.append(device)
@@ -101,7 +123,8 @@ def _package(reading: Reading, place: Place, name: str, number: str, build: str 
 
 
 _PIP_ROW = re.compile(
-    r"^(?:\[(?:pip3?|conda)\] )?(?P<name>[A-Za-z][\w.-]*?)(?:==|\s{1,60})(?P<version>\d[\w.+!-]*)(?:\s+(?P<rest>\S.*))?$"
+    r"^(?:\[(?:pip3?|conda)\] )?(?P<name>[A-Za-z][\w.-]*?)(?:=="
+    r"|\s{1,60})(?P<version>\d[\w.+!-]*)(?:\s+(?P<rest>\S.*))?$"
 )
 
 
@@ -129,7 +152,8 @@ def _pip_row(reading: Reading, number: int, text: str, place: Place) -> None:
     rest = match.group("rest") or ""
     # Prose has words after the version; a list has a build, a channel or a path.
     if rest and not re.match(
-        r"^(?:[\w.*]+_\w+|py\w*_\d+|h\w{5,}|\d+|pypi_0|<pip>|/\S+|[A-Z]:\\\S+|pypi|conda-forge|nvidia|pytorch\S*|defaults|@ .*|\w+_cpu\S*)\b",
+        r"^(?:[\w.*]+_\w+|py\w*_\d+|h\w{5,}|\d+|pypi_0|<pip>|/\S+|[A-Z]:\\\S+|pypi"
+        r"|conda-forge|nvidia|pytorch\S*|defaults|@ .*|\w+_cpu\S*)\b",
         rest,
     ):
         return
@@ -161,14 +185,30 @@ def _pip_show(reading: Reading, number: int, text: str, place: Place) -> None:
 # --- collect_env and other reports
 
 _REPORT = re.compile(
-    r"^\W{0,4}(?P<key>PyTorch version|CUDA used to build PyTorch|ROCM used to build PyTorch|Is CUDA available|CUDA available|Nvidia driver version|NVIDIA driver version"
-    r"|cuDNN version|Python version|PyTorch version \(GPU\?\)|Tensorflow version \(GPU\?\)|TensorFlow version|tensorflow version|CUDA Version|Build cuda version"
-    r"|Is XPU available|PyTorch|jax|jaxlib|onnxruntime version|ORT version|CUDA runtime version|Torch version|torch version|torch|GPU models and configuration)\s?:\s*(?P<value>.*?)\s*$"
+    r"^\W{0,4}(?P<key>PyTorch version|CUDA used to build PyTorch"
+    r"|ROCM used to build PyTorch|Is CUDA available|CUDA available"
+    r"|Nvidia driver version|NVIDIA driver version"
+    r"|cuDNN version|Python version|PyTorch version \(GPU\?\)"
+    r"|Tensorflow version \(GPU\?\)|TensorFlow version|tensorflow version|CUDA Version"
+    r"|Build cuda version"
+    r"|Is XPU available|PyTorch|jax|jaxlib|onnxruntime version|ORT version"
+    r"|CUDA runtime version|Torch version|torch version|torch"
+    r"|GPU models and configuration)\s?:\s*(?P<value>.*?)\s*$"
 )
 
 
-@on("PyTorch version", "CUDA used to build PyTorch", "ROCM used to build", "CUDA available", "vidia driver version", "VIDIA driver version", "ensor[Ff]low version",
-    "ensorFlow version", "ensorflow version", "orch version", "Python version")  # fmt: skip
+@on(
+    "PyTorch version",
+    "CUDA used to build PyTorch",
+    "ROCM used to build",
+    "CUDA available",
+    "vidia driver version",
+    "VIDIA driver version",
+    "ensorFlow version",
+    "ensorflow version",
+    "orch version",
+    "Python version",
+)
 def _report(reading: Reading, number: int, text: str, place: Place) -> None:
     match = _REPORT.match(text)
     if not match:
@@ -233,7 +273,8 @@ _EXPRESSIONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"torch\.version\.hip", "torch.hip"),
         (r"(?:tf|tensorflow)\.(?:__version__|version\.VERSION)", "tf.version"),
         (
-            r"(?:len\()?(?:tf|tensorflow)\.config\.(?:experimental\.)?list_physical_devices\((?:device_type ?= ?)?[\"']GPU[\"']\)\)?",
+            r"(?:len\()?(?:tf|tensorflow)\.config\.(?:experimental\.)?list_physical_devices\(("
+            r"?:device_type ?= ?)?[\"']GPU[\"']\)\)?",
             "tf.gpus",
         ),
         (r"(?:tf|tensorflow)\.config\.(?:experimental\.)?list_physical_devices\(\)", "tf.devices"),
@@ -289,7 +330,9 @@ def _arguments(code: str) -> list[str]:
 
 
 _NOISE = re.compile(
-    r"^(?:[IWE] \S+:\d+\]|[IWE]\d{4}|WARNING|/\S+\.py:\d+: |\S+Warning:|\s{2,}\S|To enable the following|Skipping registering|Python \d|\[GCC|Type \"help\"|Your kernel|coreClock|pciBusID|Num GPUs)"
+    r"^(?:[IWE] \S+:\d+\]|[IWE]\d{4}|WARNING|/\S+\.py:\d+: |\S+Warning:|\s{2,}\S"
+    r"|To enable the following|Skipping registering|Python \d|\[GCC|Type \"help\""
+    r"|Your kernel|coreClock|pciBusID|Num GPUs)"
 )
 
 
@@ -414,27 +457,80 @@ def _build_info(place: Place, text: str) -> None:
         _says(place, archs=re.findall(r"'([\w.]+)'", archs.group(1)))
 
 
-def python_statements(reading: Reading) -> None:
+@statement
+def _python_statement(reading: Reading, code: str, output: list[str], place: Place) -> None:
     """`>>> torch.cuda.is_available()` and the line below it."""
-    statements = reading.transcript.statements
-    for index, (number, code, place) in enumerate(statements):
-        limit = statements[index + 1][0] if index + 1 < len(statements) else number + 40
-        script = re.match(
-            r"^os\.environ\[[\"'](?P<name>[A-Z_]+)[\"']\] ?= ?[\"'](?P<value>[^\"']*)[\"']", code
-        )
-        if script:
-            reading.environ(script.group("name"), script.group("value"), place)
-        keys = [key for part in code.split(";") for key in map(_meaning, _arguments(part)) if key]
-        if not keys:
-            continue
-        lines = [
-            line
-            for line in reading.texts[number + 1 : min(limit, number + 200)]
-            if line.strip() and not _NOISE.match(line)
-        ]
-        if not lines or lines[0].startswith("Traceback"):
-            continue
-        _results(reading, place, keys, lines, len(_arguments(code)))
+    script = re.match(r"^os\.environ\[[\"'](?P<name>[A-Z_]+)[\"']\] ?= ?[\"'](?P<value>[^\"']*)[\"']", code)
+    if script:
+        reading.environ(script.group("name"), script.group("value"), place)
+    asked = [
+        part
+        for one in code.split(";")
+        for part in _arguments(one)
+        if not re.match(r"^\s*(?:import|from) ", part)
+    ]
+    keys = [key for key in map(_meaning, asked) if key]
+    lines = [line for line in output if line.strip() and not _NOISE.match(line)]
+    if keys and lines and not lines[0].startswith("Traceback"):
+        _results(reading, place, keys, lines, len(asked))
+
+
+_CODE = re.compile(
+    r"^\s*(?:import |from \w+ import|print ?\(|\w+ = |#|os\.environ|with |if |(?:torch"
+    r"|tf|tensorflow|jax|ort|onnxruntime|sys)\.)"
+)
+_LITERAL = re.compile(
+    r"^\s*(?:Out\[\d+\]: ?)?(?:(?:True|False|None|\d[\w.+]*)(?:[ ,]+(?:True|False|None"
+    r"|\d[\w.+]*))*|\[.*\]|'[^']*')\s*$"
+)
+_LABEL = re.compile(
+    r"^\W*(?:and |this |it )?(?:the )?(?:output|result|returns?|prints?|gives?|gets?"
+    r"|shows?|out)\b.{0,30}$",
+    re.IGNORECASE,
+)
+
+
+@on("torch.", "tf.", "tensorflow.", "jax.", "get_available_providers", "get_device()")
+def _listing(reading: Reading, number: int, text: str, place: Place) -> None:
+    """Code in a block of its own, and its output below, or in a comment beside it."""
+    if len(text) > 300 or text[0] in ">I!$" or not _CODE.match(text):
+        return
+    code, _, comment = text.partition("#")
+    said = re.match(
+        r"^\s*(?:->|=>|returns?|prints?|output:?|:)?\s*(True|False|None|\[\]|\d[\w.+]*"
+        r"|true|false)\b",
+        comment,
+    )
+    keys = [key for key in map(_meaning, _arguments(code)) if key]
+    if said:
+        if len(keys) == 1:
+            _result(reading, place, keys[0], said.group(1).replace("true", "True").replace("false", "False"))
+        return
+    below = [line for line in reading.following(number, 8) if line.strip()]
+    if not keys or not below or _CODE.match(below[0]):
+        return
+    above = []
+    for line in reversed(reading.texts[max(0, number - 12) : number]):
+        if line.strip() and not _CODE.match(line):
+            break
+        if line.strip():
+            above.append(line.partition("#")[0].strip())
+    printed = [
+        [key for key in map(_meaning, _arguments(line)) if key] for line in reversed(above) if "print" in line
+    ]
+    while below and _LABEL.match(below[0]):
+        below.pop(0)
+    answers = [line for line in below if not _NOISE.match(line)]
+    statements = [*printed, keys]
+    literal = []
+    for line in answers:
+        if not _LITERAL.match(line):
+            break
+        literal.append(line)
+    if len(literal) == len(statements):
+        for one, line in zip(statements, literal, strict=True):
+            if one:
+                _results(reading, place, one, [line], len(one))
 
 
 def _results(reading: Reading, place: Place, keys: list[str], lines: list[str], asked: int) -> None:
@@ -447,7 +543,7 @@ def _results(reading: Reading, place: Place, keys: list[str], lines: list[str], 
     if asked == len(keys):
         values = lines[0].split()
         if len(values) == len(keys):
-            for key, value in zip(keys, values):
+            for key, value in zip(keys, values, strict=True):
                 _result(reading, place, key, value)
 
 
@@ -490,8 +586,8 @@ def _python_c(reading: Reading, typed: Command, output: list[str]) -> None:
         for part in [statement.strip()]
     ]
     lines = [line for line in output if line.strip() and not _NOISE.match(line)]
-    for line_index, statement in enumerate(printed):
-        arguments = _arguments(statement)
+    for line_index, call in enumerate(printed):
+        arguments = _arguments(call)
         keys = [key for key in map(_meaning, arguments) if key]
         left = lines[line_index:] if len(printed) > 1 else lines
         if keys and left and not left[0].startswith("Traceback"):
@@ -513,7 +609,20 @@ _MENTION = re.compile(
 )
 
 
-@on("ensorflow", "ensorFlow", "ENSORFLOW", "tf ", "TF ", "tf2", "TF2", "tf=", "orch ", "orch:", "orch=", "orch-")
+@on(
+    "ensorflow",
+    "ensorFlow",
+    "ENSORFLOW",
+    "tf ",
+    "TF ",
+    "tf2",
+    "TF2",
+    "tf=",
+    "orch ",
+    "orch:",
+    "orch=",
+    "orch-",
+)
 def _mention(reading: Reading, number: int, text: str, place: Place) -> None:
     """A version in somebody's own words; it counts only if no other version of it is spoken of."""
     if len(text) > 1000 or text.startswith(("I ", "W ", "E ", "  File ")):
@@ -531,7 +640,8 @@ _ASKED = re.compile(
     r"|\W{0,3}(?P<named>TensorFlow version|GPU model and memory)\b(?: \([^()]*\))?\s*:\s*(?P<value>\S.*))$"
 )
 _GPU_NAME = re.compile(
-    r"^\W*(?:\d ?x ?)?(?P<name>(?:NVIDIA |Nvidia |GeForce |Tesla |Quadro |RTX |GTX |A100|V100|T4|H100)[\w ]{0,24}?)"
+    r"^\W*(?:\d ?x ?)?(?P<name>(?:NVIDIA |Nvidia |GeForce |Tesla |Quadro |RTX |GTX "
+    r"|A100|V100|T4|H100)[\w ]{0,24}?)"
     r"(?:,|\(|/| \d+ ?G|$| with| and)"
 )
 
@@ -545,7 +655,9 @@ def _template(reading: Reading, number: int, text: str, place: Place) -> None:
     value = match.group("value") or next((line for line in reading.following(number, 3) if line), "")
     what = (match.group("what") or match.group("named")).lower()
     if what.startswith("tensorflow"):
-        found = re.match(r"^\W*(?:v|tf ?|tensorflow ?)?(\d\.\d{1,2}(?:\.\d{1,2})?)(?:\W|$|rc)", value, re.IGNORECASE)
+        found = re.match(
+            r"^\W*(?:v|tf ?|tensorflow ?)?(\d\.\d{1,2}(?:\.\d{1,2})?)(?:\W|$|rc)", value, re.IGNORECASE
+        )
         if found:
             _name(place, "tensorflow")
             _says(place, version=found.group(1))
@@ -631,7 +743,8 @@ def _dlopen(reading: Reading, number: int, text: str, place: Place) -> None:
 @on("Successfully opened dynamic library")
 def _dlopened(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.search(
-        r"Successfully opened dynamic library (?P<library>(?:lib)?(?P<what>cudart|cudnn|cuda|nvcuda)(?:64_)?\S*)",
+        r"Successfully opened dynamic library (?P<library>(?:lib)?(?P<what>cudart|cudnn"
+        r"|cuda|nvcuda)(?:64_)?\S*)",
         text,
     )
     if not match:
@@ -647,10 +760,13 @@ def _dlopened(reading: Reading, number: int, text: str, place: Place) -> None:
 
 
 _TF_DEVICE = re.compile(
-    r"Created (?:TensorFlow )?device \(?/(?:job:localhost|device:GPU).*?name: (?P<name>[^,]+), pci bus id: (?P<pci>[0-9a-fA-F:.]+), compute capability: (?P<capability>\d+\.\d)"
+    r"Created (?:TensorFlow )?device \(?/(?:job:localhost"
+    r"|device:GPU).*?name: (?P<name>[^,]+), pci bus id: (?P<pci>[0-9a-fA-F:.]+), "
+    r"compute capability: (?P<capability>\d+\.\d)"
 )
 _TF_FOUND = re.compile(
-    r"^\s*(?:pciBusID: (?P<pci>[0-9a-fA-F:.]+) )?name: (?P<name>.+?) (?:computeCapability: |major: )(?P<capability>\d+(?:\.\d| minor: \d))"
+    r"^\s*(?:pciBusID: (?P<pci>[0-9a-fA-F:.]+) )?name: (?P<name>.+?) "
+    r"(?:computeCapability: |major: )(?P<capability>\d+(?:\.\d| minor: \d))"
 )
 
 
@@ -723,7 +839,8 @@ def _tf_named(reading: Reading, number: int, text: str, place: Place) -> None:
 def _tf_cudnn(reading: Reading, number: int, text: str, place: Place) -> None:
     joined = " ".join([text, *reading.following(number, 1)])
     match = re.search(
-        r"Loaded runtime CuDNN library: (?P<loaded>\d+(?:\.\d+)+|\d{4,}).{0,40}? but source was compiled with: (?P<built>\d+(?:\.\d+)+|\d{4,})",
+        r"Loaded runtime CuDNN library: (?P<loaded>\d+(?:\.\d+)+"
+        r"|\d{4,}).{0,40}? but source was compiled with: (?P<built>\d+(?:\.\d+)+|\d{4,})",
         joined,
     )
     if match:
@@ -770,7 +887,8 @@ def _torch_old(reading: Reading, number: int, text: str, place: Place) -> None:
 def _torch_arch(reading: Reading, number: int, text: str, place: Place) -> None:
     joined = " ".join([text, *reading.following(number, 4)])
     match = re.search(
-        r"(?P<name>(?:NVIDIA |Tesla |GeForce |Quadro |A100|H100)[\w .+-]*?) with CUDA capability sm_(?P<sm>\d{2,3})[a-z]? is not compatible",
+        r"(?P<name>(?:NVIDIA |Tesla |GeForce |Quadro |A100"
+        r"|H100)[\w .+-]*?) with CUDA capability sm_(?P<sm>\d{2,3})[a-z]? is not compatible",
         joined,
     )
     if match:
@@ -796,7 +914,10 @@ def _jax_cpu(reading: Reading, number: int, text: str, place: Place) -> None:
 
 
 _SHARED = re.compile(
-    r"(?:ImportError|OSError|Failed to load library\S*|error while loading shared libraries|ValueError|dlerror)\W.{0,200}?(?P<library>lib(?:cudnn|cublas|cudart|cufft|curand|cusolver|cusparse|nvrtc|nccl|nvJitLink|cupti)\w*\.so[\d.]*): "
+    r"(?:ImportError|OSError|Failed to load library\S*"
+    r"|error while loading shared libraries|ValueError"
+    r"|dlerror)\W.{0,200}?(?P<library>lib(?:cudnn|cublas|cudart|cufft|curand|cusolver"
+    r"|cusparse|nvrtc|nccl|nvJitLink|cupti)\w*\.so[\d.]*): "
     r"cannot open shared object file"
 )
 
@@ -826,7 +947,8 @@ def _framework_named(reading: Reading, number: int, text: str, place: Place) -> 
         return
     match = re.match(r"^(?:>>> ?|In \[\d+\]: ?|\s*)import (torch|tensorflow|jax)\b", text)
     traced = re.search(
-        r"site-packages/(torch|tensorflow|jax|onnxruntime)/|dist-packages/(torch|tensorflow|jax|onnxruntime)/",
+        r"site-packages/(torch|tensorflow|jax|onnxruntime)/|dist-packages/(torch"
+        r"|tensorflow|jax|onnxruntime)/",
         text,
     )
     name = match.group(1) if match else (traced.group(1) or traced.group(2)) if traced else None

@@ -15,11 +15,14 @@ TOOLKIT_PACKAGES = frozenset(
         "nvidia-container-toolkit-base",
         "libnvidia-container1",
         "libnvidia-container-tools",
+        "nvidia-docker2",
+        "nvidia-container-runtime",
+        "nvidia-docker",
     )
-    + ("nvidia-docker2", "nvidia-container-runtime", "nvidia-docker")
 )
 DRIVER_PACKAGE = re.compile(
-    r"^(?:nvidia-(?!container|docker|cuda-|cudnn|settings|prime|profiler|visual)|libnvidia-(?!container|ml-dev)|libcuda1|cuda-drivers|"
+    r"^(?:nvidia-(?!container|docker|cuda-|cudnn|settings|prime|profiler|visual)"
+    r"|libnvidia-(?!container|ml-dev)|libcuda1|cuda-drivers|"
     r"linux-(?:modules|objects|signatures)-nvidia|xserver-xorg-video-nvidia|cuda-compat|nvidia-settings)"
 )
 
@@ -41,7 +44,8 @@ _SMI = re.compile(
 )
 _SMI_GPU = re.compile(
     r"^\s*\|\s*(?P<index>\d{1,3})\s+(?P<name>\S.*?)\s+(?P<persistence>On|Off|N/A|WDDM|TCC|MCDM|ERR!)\s*\|"
-    r"\s*(?P<pci>[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])\s+(?P<display>On|Off|N/A)?\s*\|\s*(?P<ecc>[^|]*?)\s*\|"
+    r"\s*(?P<pci>[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7])\s+(?P<display>"
+    r"On|Off|N/A)?\s*\|\s*(?P<ecc>[^|]*?)\s*\|"
 )
 _SMI_NUMBERS = re.compile(
     r"^\s*\|\s*(?P<fan>\S+)\s+(?P<temp>\S+)\s+(?P<state>\S+)\s+\S+\s*/\s*\S+\s*\|"
@@ -70,7 +74,7 @@ def _smi_table(reading: Reading, number: int, text: str, place: Place) -> None:
         )
         smi = version(match.group("smi"))
         if smi and smi != driver and smi.count(".") == 1 and driver.count(".") == 1 and place.kind != WINDOWS:
-            # Only WSL's nvidia-smi and the driver, which is Windows's, are of different versions and yet agree.
+            # Only in WSL do nvidia-smi and the driver, which is Windows's, differ and yet agree.
             reading.platform.setdefault("wsl", True)
         if reading.concerns_host(place):
             put(reading.stack, "driver.userspace.nvidia_smi", "nvidia-smi")
@@ -213,6 +217,9 @@ def _smi_list(reading: Reading, number: int, text: str, place: Place) -> None:
         place.container.setdefault("nvidia_smi", {"ok": True, "error": None, "driver_version": None})[
             "ok"
         ] = True
+    elif reading.concerns_host(place):
+        nvml = reading.stack.setdefault("driver", {}).setdefault("nvml", {})
+        nvml.update(source="nvidia-smi", error=None)
     devices = reading.list_at("driver.devices")
     device = row(devices, index=int(match.group("index")))
     device.update(name=match.group("name"), uuid=match.group("uuid"))
@@ -283,18 +290,24 @@ def _smi_query(reading: Reading, number: int, text: str, place: Place) -> None:
 
 
 _CSV_FIELDS = {
-    "name": "name", "gpu_name": "name", "driver_version": "driver", "uuid": "uuid", "pci.bus_id": "pci", "index": "index",
-    "memory.total [MiB]": "total", "memory.used [MiB]": "used", "compute_cap": "capability", "mig.mode.current": "mig",
-}  # fmt: skip
+    "name": "name",
+    "gpu_name": "name",
+    "driver_version": "driver",
+    "uuid": "uuid",
+    "pci.bus_id": "pci",
+    "index": "index",
+    "memory.total [MiB]": "total",
+    "memory.used [MiB]": "used",
+    "compute_cap": "capability",
+    "mig.mode.current": "mig",
+}
 
 
 @on("driver_version", "compute_cap", "memory.total [MiB]")
 def _smi_csv(reading: Reading, number: int, text: str, place: Place) -> None:
     names = [part.strip() for part in text.split(",")]
-    if (
-        len(names) < 2
-        and names[0] not in ("driver_version", "compute_cap")
-        or any(" " in name and "[" not in name for name in names)
+    if (len(names) < 2 and names[0] not in ("driver_version", "compute_cap")) or any(
+        " " in name and "[" not in name for name in names
     ):
         return
     if not any(name in _CSV_FIELDS for name in names) or "--query" in text:
@@ -303,7 +316,9 @@ def _smi_csv(reading: Reading, number: int, text: str, place: Place) -> None:
         values = [part.strip() for part in line.split(",")]
         if len(values) != len(names) or not values[0]:
             break
-        found = {_CSV_FIELDS[name]: value for name, value in zip(names, values) if name in _CSV_FIELDS}
+        found = {
+            _CSV_FIELDS[name]: value for name, value in zip(names, values, strict=True) if name in _CSV_FIELDS
+        }
         if version(found.get("driver")):
             _loaded(reading, found["driver"], None)
         devices = reading.list_at("driver.devices")
@@ -464,7 +479,8 @@ def _modinfo(reading: Reading, number: int, text: str, place: Place) -> None:
 @on("Module nvidia not found")
 def _no_module(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.match(
-        r"^\W*(?:modinfo: ERROR|modprobe: (?:FATAL|ERROR)): Module nvidia not found(?: in directory /lib/modules/(?P<kernel>\S+))?",
+        r"^\W*(?:modinfo: ERROR|modprobe: (?:FATAL|ERROR)): Module nvidia not found(?: in "
+        r"directory /lib/modules/(?P<kernel>\S+))?",
         text,
     )
     if match and reading.concerns_host(place):
@@ -474,7 +490,8 @@ def _no_module(reading: Reading, number: int, text: str, place: Place) -> None:
 
 
 _DKMS = re.compile(
-    r"^\s*(?P<module>nvidia[\w-]*?)(?:/|, )(?P<version>\d[\w.~+-]*)(?:, (?P<kernel>[\w.~+-]+)(?:, \w+)?)?: (?P<status>added|built|installed|broken)\b"
+    r"^\s*(?P<module>nvidia[\w-]*?)(?:/|, )(?P<version>\d[\w.~+-]*)(?:, "
+    r"(?P<kernel>[\w.~+-]+)(?:, \w+)?)?: (?P<status>added|built|installed|broken)\b"
 )
 
 
@@ -507,7 +524,8 @@ def _headers_missing(reading: Reading, number: int, text: str, place: Place) -> 
 # --- PCI
 
 _LSPCI = re.compile(
-    r"^\s*(?P<pci>(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])\s+\"?(?P<class>[A-Z0-9][\w /-]{2,40}?)"
+    r"^\s*(?P<pci>(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])\s+\"?(?P"
+    r"<class>[A-Z0-9][\w /-]{2,40}?)"
     r"(?: \[(?P<code>[0-9a-f]{4})\])?(?::|\") \"?(?P<what>.*)$"
 )
 _CLASSES = {
@@ -568,15 +586,14 @@ def _lspci(reading: Reading, number: int, text: str, place: Place) -> None:
 
 @command("lspci")
 def _lspci_empty(reading: Reading, typed: Command, output: list[str]) -> None:
-    if not reading.concerns_host(typed.typed_in):
+    if not reading.concerns_host(typed.typed_in) or not reading.answered_with_nothing(typed):
         return
     filtered = typed.text.partition("|")[2].lower()
-    if re.search(r"grep\s+(?:-\S+\s+)*[\"']?nvidia[\"']?\s*$", filtered) and reading.answered_with_nothing(
-        typed
-    ):
-        # Without -i it would have missed the vendor's capitals.
-        if re.search(r"\s-\w*i", filtered):
-            put(reading.stack, "host.gpus", [])
+    by_vendor = not filtered and re.search(r"\s-d ?10de:(?:\s|$)", typed.text)
+    # Without -i, grep would miss the vendor's capitals.
+    by_name = re.search(r"grep\s+-\w*i\w*\s+[\"']?nvidia[\"']?\s*$", filtered)
+    if by_vendor or by_name:
+        put(reading.stack, "host.gpus", [])
 
 
 @on("configuration: driver=")
@@ -641,7 +658,8 @@ def _kernel_version(reading: Reading, number: int, text: str, place: Place) -> N
 @on("Linux-")
 def _python_platform(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.match(
-        r"^\W*(?:Python )?[Pp]latform(?: version)?: ?Linux-(\d+\.\d+\.\d+[\w.+~-]*?)-(x86_64|aarch64|ppc64le)",
+        r"^\W*(?:Python )?[Pp]latform(?: version)?: "
+        r"?Linux-(\d+\.\d+\.\d+[\w.+~-]*?)-(x86_64|aarch64|ppc64le)",
         text,
     )
     if match:
@@ -653,7 +671,8 @@ def _os_release(reading: Reading, number: int, text: str, place: Place) -> None:
     if not reading.concerns_host(place):
         return
     match = re.match(
-        r"^(?:PRETTY_NAME=|Description:\s+|\W*OS: )\"?(?P<name>(?P<id>Ubuntu|Debian)\D{0,18}(?P<version>\d+(?:\.\d+)?)[^\"]*)\"?$",
+        r"^(?:PRETTY_NAME=|Description:\s+|\W*OS: )\"?(?P<name>(?P<id>Ubuntu"
+        r"|Debian)\D{0,18}(?P<version>\d+(?:\.\d+)?)[^\"]*)\"?$",
         text,
     )
     if match:
@@ -689,7 +708,8 @@ def _mok(reading: Reading, number: int, text: str, place: Place) -> None:
 @on("Hypervisor vendor:", "Hypervisor detected: ", "Virtualization: ")
 def _hypervisor(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.search(
-        r"(?:Hypervisor vendor|Hypervisor detected|^\s*Virtualization): +(?P<name>KVM|VMware|Microsoft|Xen|Oracle|kvm|vmware|microsoft|xen|oracle|wsl)\b",
+        r"(?:Hypervisor vendor|Hypervisor detected|^\s*Virtualization): +(?P<name>KVM"
+        r"|VMware|Microsoft|Xen|Oracle|kvm|vmware|microsoft|xen|oracle|wsl)\b",
         text,
     )
     if match:
@@ -721,7 +741,8 @@ def _blacklist(reading: Reading, number: int, text: str, place: Place) -> None:
 # --- files
 
 _NODE = re.compile(
-    r"^c(?P<mode>[rwxsStT-]{9})[.+]?\s+\d+\s+(?P<owner>\S+)\s+(?P<group>\S+)\s+(?P<major>\d+),\s*(?P<minor>\d+)\s.*?(?P<path>(?:/dev/)?nvidia[\w-]*(?:/\S+)?)$"
+    r"^c(?P<mode>[rwxsStT-]{9})[.+]?\s+\d+\s+(?P<owner>\S+)\s+(?P<group>\S+)\s+(?P<maj"
+    r"or>\d+),\s*(?P<minor>\d+)\s.*?(?P<path>(?:/dev/)?nvidia[\w-]*(?:/\S+)?)$"
 )
 
 
@@ -765,7 +786,8 @@ def _no_device_node(reading: Reading, number: int, text: str, place: Place) -> N
 
 
 _LINK = re.compile(
-    r"(?P<name>libcuda\.so(?:\.1)?|libnvidia-ml\.so(?:\.1)?) -> (?:\S*/)?(?P<real>lib[\w-]+\.so\.(?P<version>\d{3}[\d.]+))"
+    r"(?P<name>libcuda\.so(?:\.1)?|libnvidia-ml\.so(?:\.1)?) -> "
+    r"(?:\S*/)?(?P<real>lib[\w-]+\.so\.(?P<version>\d{3}[\d.]+))"
 )
 
 
@@ -795,8 +817,9 @@ def _library(reading: Reading, number: int, text: str, place: Place) -> None:
 )
 def _not_found(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.search(
-        r"(?:^|[\s:'\"/])(?P<name>nvidia-(?:smi|container-cli|container-toolkit|ctk|container-runtime(?:-hook)?))'?:? (?:command )?not found\b"
-        r"|command not found: (?P<zsh>nvidia-(?:smi|ctk|container-cli))\\b"
+        r"(?:^|[\s:'\"/])(?P<name>nvidia-(?:smi|container-cli|container-toolkit|ctk"
+        r"|container-runtime(?:-hook)?))'?:? (?:command )?not found\b"
+        r"|command not found: (?P<zsh>nvidia-(?:smi|ctk|container-cli))\b"
         r"|Command '(?P<ubuntu>nvidia-smi|nvidia-ctk|nvidia-container-cli)' not found"
         r"|exec: \"(?P<oci>nvidia-smi)\": executable file not found in",
         text,
@@ -839,7 +862,8 @@ def _service(reading: Reading, number: int, text: str, place: Place) -> None:
         return
     found: dict[str, Any] = {}
     loaded = re.match(
-        r"^\s*Loaded: (?P<state>loaded|not-found|masked|bad-setting|error)(?: \([^;)]*; (?P<enabled>[\w-]+))?",
+        r"^\s*Loaded: (?P<state>loaded|not-found|masked|bad-setting"
+        r"|error)(?: \([^;)]*; (?P<enabled>[\w-]+))?",
         text,
     )
     active = re.match(
@@ -881,7 +905,8 @@ def _service_fact(reading: Reading, unit: str, found: dict[str, Any]) -> None:
 @on(".service could not be found", ".service not found", ".service not loaded")
 def _no_unit(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.search(
-        r"Unit (?:file )?(docker|nvidia-fabricmanager|nvidia-persistenced)\.service (?:could not be found|not found|not loaded)",
+        r"Unit (?:file )?(docker|nvidia-fabricmanager"
+        r"|nvidia-persistenced)\.service (?:could not be found|not found|not loaded)",
         text,
     )
     if match and reading.concerns_host(place):
@@ -897,13 +922,14 @@ def _is_active(reading: Reading, typed: Command, output: list[str]) -> None:
         and words[1] == "is-active"
         and lines
         and lines[0] in ("active", "inactive", "failed", "unknown")
+        and reading.concerns_host(typed.output_in)
     ):
-        if reading.concerns_host(typed.output_in):
-            _service_fact(reading, words[2].partition(".service")[0], {"active": lines[0] == "active"})
+        _service_fact(reading, words[2].partition(".service")[0], {"active": lines[0] == "active"})
 
 
 _FABRIC = re.compile(
-    r"[Ff]abric ?[Mm]anager(?:'s)? NVIDIA GPU driver interface version (?P<fabric>\d{3}[\d.]*\d) (?:don't|doesn't|does not) match with driver"
+    r"[Ff]abric ?[Mm]anager(?:'s)? NVIDIA GPU driver interface version "
+    r"(?P<fabric>\d{3}[\d.]*\d) (?:don't|doesn't|does not) match with driver"
     r" version (?P<driver>\d{3}[\d.]*\d)"
 )
 
@@ -925,7 +951,8 @@ def _fabric_manager(reading: Reading, number: int, text: str, place: Place) -> N
 # --- packages
 
 _DPKG = re.compile(
-    r"^\s*(?P<want>[uihrp])(?P<status>[ncHUFWti])(?P<error>[R ]?)\s*(?P<name>[a-z0-9][a-z0-9+.-]+)(?::\w+)?\s+(?P<version>\S*\d\S*)\s+"
+    r"^\s*(?P<want>[uihrp])(?P<status>[ncHUFWti])(?P<error>[R "
+    r"]?)\s*(?P<name>[a-z0-9][a-z0-9+.-]+)(?::\w+)?\s+(?P<version>\S*\d\S*)\s+"
     r"(?:amd64|all|arm64|i386|ppc64el|armhf)\b"
 )
 _STATUS = {
@@ -977,7 +1004,8 @@ def _package(reading: Reading, name: str, number: str, status: str, held: bool |
 
 
 _APT_LIST = re.compile(
-    r"^(?P<name>[a-z0-9][a-z0-9+.-]+)/(?P<suites>\S+) (?P<version>\S*\d\S*) \w+ \[(?P<state>installed|residual)[^\]]*\]"
+    r"^(?P<name>[a-z0-9][a-z0-9+.-]+)/(?P<suites>\S+) (?P<version>\S*\d\S*) \w+ "
+    r"\[(?P<state>installed|residual)[^\]]*\]"
 )
 
 
@@ -1031,7 +1059,8 @@ def _holds(reading: Reading, typed: Command, output: list[str]) -> None:
 
 
 _DF = re.compile(
-    r"^(?P<device>\S+)\s+(?P<size>[\d.,]+[KMGTP]?)i?\s+(?P<used>[\d.,]+[KMGTP]?)i?\s+(?P<free>[\d.,]+[KMGTP]?)i?\s+\d+%\s+(?P<path>/\S*)$"
+    r"^(?P<device>\S+)\s+(?P<size>[\d.,]+[KMGTP]?)i?\s+(?P<used>[\d.,]+[KMGTP]?)i?\s+("
+    r"?P<free>[\d.,]+[KMGTP]?)i?\s+\d+%\s+(?P<path>/\S*)$"
 )
 
 
@@ -1077,20 +1106,48 @@ def _wsl(reading: Reading, number: int, text: str, place: Place) -> None:
     if re.search(r"microsoft-standard-WSL|/usr/lib/wsl/|/mnt/wslg|/dev/dxg|\bWSL_DISTRO_NAME=", text):
         reading.platform["wsl"] = True
     elif re.search(
-        r"(?:^|[\s(,:+])(?:on|in|under|using|via|with|inside|through|of|ubuntu|debian|OS|Platform)\W{1,3}(?:windows \d+ ?\W{0,3})?WSL ?-?2?\b",
+        r"(?:^|[\s(,:+])(?:on|in|under|using|via|with|inside|through|of|ubuntu|debian|OS"
+        r"|Platform)\W{1,3}(?:windows \d+ ?\W{0,3})?WSL ?-?2?\b",
         text,
         re.IGNORECASE,
-    ):
-        if not re.search(r"\b(?:not|no|without|instead of|don't|isn't|never)\b", text, re.IGNORECASE):
-            reading.platform.setdefault("wsl", True)
+    ) and not re.search(r"\b(?:not|no|without|instead of|don't|isn't|never)\b", text, re.IGNORECASE):
+        reading.platform.setdefault("wsl", True)
+
+
+_WINDOWS = re.compile(
+    r"Microsoft Windows \[Version|\b(?:cudart|cudnn|cublas|cufft|nvcuda)\w*\.dll\b"
+    r"|\\(?:site-packages|AppData|Users)\\"
+    r"|(?:[Pp]latform|OS|[Ss]ystem|[Mm]y|[Oo]n|[Uu]sing"
+    r"|[Rr]unning)\b.{0,50}?\b(?:[Ww]indows ?(?:10|11|7|8|Server)|[Ww]in ?(?:10|11)\b"
+    r"|Windows-1\d)"
+)
+_OS_QUESTION = re.compile(r"^(?:#+ )?(?:OS|[Oo]perating [Ss]ystem|OS [Pp]latform.*)\W*$")
 
 
 @on(
-    "Microsoft Windows [Version", "cudart64_", "nvcuda.dll", "cudnn64_", "\\site-packages\\", ".dll not found"
+    "Microsoft Windows [Version",
+    ".dll",
+    "\\site-packages\\",
+    "\\AppData\\",
+    "\\Users\\",
+    "indows",
+    "win10",
+    "win11",
+    "Win10",
+    "Win11",
+    "in 10",
+    "in 11",
 )
 def _windows(reading: Reading, number: int, text: str, place: Place) -> None:
-    if reading.platform.get("os") is None:
-        reading.platform["os"] = "windows"
+    above = next((line for line in reversed(reading.texts[max(0, number - 3) : number]) if line), "")
+    if _WINDOWS.search(text) or (re.match(r"^[Ww]in(?:dows)? ?\d", text) and _OS_QUESTION.match(above)):
+        reading.windows_lines += 1
+
+
+@on("Darwin", "macOS", "Mac OS")
+def _mac(reading: Reading, number: int, text: str, place: Place) -> None:
+    if re.search(r"^Darwin \S+ \d|(?:[Pp]latform|OS|[Ss]ystem)\b.{0,50}?\b(?:macOS|Mac OS|Darwin)", text):
+        reading.platform["os"] = "darwin"
 
 
 @on(
@@ -1106,7 +1163,8 @@ def _kubernetes(reading: Reading, number: int, text: str, place: Place) -> None:
 
 
 _KERNEL_LOG = re.compile(
-    r"NVRM|nvidia|nouveau|Xid|[Ll]ockdown|Secure ?[Bb]oot|[Oo]ut of memory|oom-kill|NVSwitch|pcieport|vfio|AER:|module verification|IOMMU|DMAR"
+    r"NVRM|nvidia|nouveau|Xid|[Ll]ockdown|Secure ?[Bb]oot|[Oo]ut of memory|oom-kill"
+    r"|NVSwitch|pcieport|vfio|AER:|module verification|IOMMU|DMAR"
 )
 
 
@@ -1114,7 +1172,9 @@ def kernel_log(reading: Reading) -> None:
     """Lines of the kernel's log, which the node's observation also carries."""
     lines: list[str] = []
     for line in reading.transcript.lines:
-        if (line.origin == "kernel" or line.text.startswith("NVRM: ")) and _KERNEL_LOG.search(line.text):
+        if (line.origin == "kernel" or line.text.lstrip().startswith("NVRM: ")) and _KERNEL_LOG.search(
+            line.text
+        ):
             lines.append(line.text)
             if len(lines) == 200:
                 break

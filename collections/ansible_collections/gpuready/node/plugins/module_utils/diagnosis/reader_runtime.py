@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .reader_base import Reading, command, fetch, on, put, row
+from .reader_framework import _python
 from .reader_shell import WINDOWS, Command, Place, mebibytes, relevant
 
 _ARCHS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "ppc64le": "ppc64el"}
@@ -17,7 +18,7 @@ _ARCHS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm
 
 
 def _docker(reading: Reading, path: str, value: Any, place: Place) -> None:
-    """A fact of the engine. A text that has just shown a container's output goes on about the same host's engine."""
+    """A fact of the engine; what follows a container's output is still about the same host's engine."""
     if place.kind != WINDOWS:
         put(reading.stack, "container_runtime.docker." + path, value)
 
@@ -87,27 +88,31 @@ def _docker_cdi(reading: Reading, number: int, text: str, place: Place) -> None:
 
 @on("Operating System: ", "Context:", "desktop-linux", "Docker Desktop", "rootless", "/run/user/")
 def _docker_kind(reading: Reading, number: int, text: str, place: Place) -> None:
-    if re.match(r"^\s*Operating System: +Docker Desktop", text) or re.match(r"^Server: Docker Desktop", text):
-        reading.platform["docker_desktop"] = True
-    elif re.match(r"^\s*(?:Context: +|\W*)desktop-linux\b", text) and "Context" in text:
+    if (
+        re.match(r"^\s*Operating System: +Docker Desktop", text)
+        or re.match(r"^Server: Docker Desktop", text)
+        or (re.match(r"^\s*(?:Context: +|\W*)desktop-linux\b", text) and "Context" in text)
+    ):
         reading.platform["docker_desktop"] = True
     elif re.match(r"^\s*Context: +\S+\s*$", text) and not text.strip().endswith("rootless"):
         _docker(reading, "context", text.split()[-1], place)
-    elif re.match(r"^\s*Context: +rootless\s*$", text) or re.match(r"^\s+rootless\s*$", text):
-        _docker(reading, "rootless", True, place)
-    elif re.search(r"unix:///run/user/\d+/docker\.sock", text) and "desktop" not in text:
+    elif (
+        re.match(r"^\s*Context: +rootless\s*$", text)
+        or re.match(r"^\s+rootless\s*$", text)
+        or (re.search(r"unix:///run/user/\d+/docker\.sock", text) and "desktop" not in text)
+    ):
         _docker(reading, "rootless", True, place)
     elif re.search(r"/\.docker/desktop/docker\.sock", text):
         reading.platform["docker_desktop"] = True
     elif re.search(
-        r"(?:^|[\s(,:])(?:on|in|using|via|with|under|running|have|installed|version:?|through)\s+(?:the\s+|Windows\s+)?Docker Desktop\b",
+        r"(?:^|[\s(,:])(?:on|in|using|via|with|under|running|have|installed|version:?"
+        r"|through)\s+(?:the\s+|Windows\s+)?Docker Desktop\b",
         text,
         re.IGNORECASE,
+    ) and not re.search(
+        r"\b(?:not|no|without|instead of|don't|isn't|never|uninstalled|removed)\b", text, re.IGNORECASE
     ):
-        if not re.search(
-            r"\b(?:not|no|without|instead of|don't|isn't|never|uninstalled|removed)\b", text, re.IGNORECASE
-        ):
-            reading.platform.setdefault("docker_desktop", True)
+        reading.platform.setdefault("docker_desktop", True)
 
 
 @on(
@@ -116,7 +121,7 @@ def _docker_kind(reading: Reading, number: int, text: str, place: Place) -> None
     "failed to connect to the docker API",
 )
 def _docker_unreachable(reading: Reading, number: int, text: str, place: Place) -> None:
-    if place.inside and not place.container.get("way") or place.kind == WINDOWS:
+    if (place.inside and not place.container.get("way")) or place.kind == WINDOWS:
         return
     error = text.strip()
     docker = reading.stack.setdefault("container_runtime", {}).setdefault("docker", {})
@@ -142,6 +147,39 @@ def _snap_list(reading: Reading, typed: Command, output: list[str]) -> None:
                 _docker(reading, "snap", True, typed.output_in)
 
 
+_FORMAT = re.compile(r"\{\{ ?(?:json )?(?P<path>[.\w]+) ?\}\}")
+
+
+@command("docker", "podman")
+def _inspect_format(reading: Reading, typed: Command, output: list[str]) -> None:
+    """`docker inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}}' NAME`."""
+    if "inspect" not in typed.words[:3] or "{{" not in typed.text:
+        return
+    paths = _FORMAT.findall(typed.text)
+    line = next((line.strip() for line in output if line.strip()), "")
+    values = [line] if len(paths) == 1 else line.split()
+    if not line or len(values) != len(paths) or line.startswith(("Error", "template")):
+        return
+    name = typed.words[-1]
+    place = reading.transcript._container("\0name:" + name)
+    place.last = max(place.last, typed.number)
+    container = place.container
+    container.setdefault("name", name)
+    for path, value in zip(paths, values, strict=True):
+        if path in (".State.OOMKilled", ".State.Running") and value in ("true", "false"):
+            container["oom_killed" if "OOM" in path else "running"] = value == "true"
+        elif path == ".State.ExitCode" and value.isdigit():
+            container["exit_code"] = int(value)
+        elif path == ".HostConfig.Runtime" and re.match(r"^\"?[\w.-]+\"?$", value):
+            container.setdefault("requests", {})["runtime"] = value.strip('"')
+        elif path == ".HostConfig.DeviceRequests" and value in ("[]", "null", "<nil>"):
+            container.setdefault("requests", {})["gpus"] = False
+        elif path == ".HostConfig.DeviceRequests" and "gpu" in value:
+            container.setdefault("requests", {})["gpus"] = True
+        elif path == ".Config.Image":
+            container["image"] = value
+
+
 @command("which", "command", "whereis", "type")
 def _which(reading: Reading, typed: Command, output: list[str]) -> None:
     place = typed.output_in
@@ -149,11 +187,15 @@ def _which(reading: Reading, typed: Command, output: list[str]) -> None:
         return
     for line in output[:20]:
         match = re.search(
-            r"(/\S*/(nvidia-ctk|nvidia-container-runtime|nvidia-container-runtime-hook|nvidia-cdi-hook|nvidia-container-cli))\b",
+            r"(/\S*/(nvidia-ctk|nvidia-container-runtime|nvidia-container-runtime-hook"
+            r"|nvidia-cdi-hook|nvidia-container-cli))\b",
             line,
         )
         if match:
             put(reading.stack, "container_runtime.toolkit.binaries." + match.group(2), match.group(1))
+        match = re.match(r"^(/\S*/python[\d.]*)$", line.strip())
+        if match:
+            _python(reading, executable=match.group(1))
         match = re.search(r"(/\S*/nvidia-smi)\b", line)
         if match and line.startswith("/"):
             put(reading.stack, "driver.userspace.nvidia_smi", match.group(1))
@@ -190,14 +232,43 @@ def _no_daemon_json(reading: Reading, number: int, text: str, place: Place) -> N
 # --- JSON: daemon.json, docker inspect
 
 _DAEMON_KEYS = frozenset(
-    "runtimes default-runtime exec-opts insecure-registries registry-mirrors data-root storage-driver log-driver log-opts"
-    " features hosts dns bip default-ulimits live-restore cdi-spec-dirs node-generic-resources builder default-shm-size"
-    " iptables debug experimental userns-remap no-new-privileges cgroup-parent graph ipv6 mtu proxies group".split()
+    [
+        "runtimes",
+        "default-runtime",
+        "exec-opts",
+        "insecure-registries",
+        "registry-mirrors",
+        "data-root",
+        "storage-driver",
+        "log-driver",
+        "log-opts",
+        "features",
+        "hosts",
+        "dns",
+        "bip",
+        "default-ulimits",
+        "live-restore",
+        "cdi-spec-dirs",
+        "node-generic-resources",
+        "builder",
+        "default-shm-size",
+        "iptables",
+        "debug",
+        "experimental",
+        "userns-remap",
+        "no-new-privileges",
+        "cgroup-parent",
+        "graph",
+        "ipv6",
+        "mtu",
+        "proxies",
+        "group",
+    ]
 )
 
 
-def _json_blocks(reading: Reading) -> list[tuple[int, int, str, Any, str | None]]:
-    """(first line, line after the last, text, value, error) of what looks like JSON."""
+def _json_blocks(reading: Reading) -> list[tuple[int, Any, str | None]]:
+    """(first line, value, error) of what looks like JSON."""
     found = []
     number = 0
     texts = [
@@ -232,7 +303,7 @@ def _json_blocks(reading: Reading) -> list[tuple[int, int, str, Any, str | None]
             value = json.loads(text)
         except (ValueError, RecursionError) as problem:
             error = str(problem) if depth <= 0 else "cut"
-        found.append((number, end, text, value, error))
+        found.append((number, value, error))
         number = end if value is not None or depth <= 0 else number + 1
     return found
 
@@ -247,7 +318,7 @@ def json_facts(reading: Reading) -> None:
         for typed in reading.transcript.commands
         if "daemon.json" in typed.text and typed.program in ("cat", "less", "more", "head", "jq")
     ]
-    for start, end, text, value, error in _json_blocks(reading):
+    for start, value, error in _json_blocks(reading):
         place = reading.transcript.places[start]
         shown = next((typed for typed in daemon_cats if typed.start <= start < typed.end), None)
         titled = any(
@@ -420,7 +491,7 @@ def yaml_facts(reading: Reading) -> None:
     spent = 0
     for number, text in _yaml_blocks(reading):
         spent += len(text)
-        if len(text) > 20000 or spent > 60000 or re.search(r":\s*[&*]\w", text) and text.count("*") > 50:
+        if len(text) > 20000 or spent > 60000 or (re.search(r":\s*[&*]\w", text) and text.count("*") > 50):
             continue
         try:
             documents = [value for value in yaml.load_all(text, Loader=loader) if isinstance(value, dict)]
@@ -436,13 +507,26 @@ def yaml_facts(reading: Reading) -> None:
 _GPU_IMAGE = re.compile(r"cuda|nvidia|gpu|torch|tensorflow|jax|ollama|vllm|triton|jupyter", re.IGNORECASE)
 
 
+def _suspicion(name: str, entry: Mapping[str, Any], asked: set[str]) -> tuple[bool, bool, bool, bool]:
+    """How likely is it that this service is the one that should have a GPU?"""
+    requests = _compose_request(entry)[0]
+    image = str(entry.get("image") or "") + name
+    return (
+        bool(requests.get("gpus")),
+        bool(requests.get("runtime")),
+        name in asked,
+        bool(_GPU_IMAGE.search(image)),
+    )
+
+
 def _compose(reading: Reading, services: Mapping[str, Any], number: int) -> None:
     wanted = [(str(name), entry) for name, entry in services.items() if isinstance(entry, dict)]
     if not wanted:
         return
-    asked = {word for typed in reading.transcript.commands[:500] if "compose" in typed.text for word in typed.words}
-    best = max(wanted, key=lambda pair: (bool(_compose_request(pair[1])[0].get("gpus")), bool(_compose_request(pair[1])[0].get("runtime")),
-                                         pair[0] in asked, bool(_GPU_IMAGE.search(str(pair[1].get("image") or "") + pair[0]))))  # fmt: skip
+    asked = {
+        word for typed in reading.transcript.commands[:500] if "compose" in typed.text for word in typed.words
+    }
+    best = max(wanted, key=lambda pair: _suspicion(pair[0], pair[1], asked))
     name, entry = best
     place = reading.transcript._container("\0compose")
     place.last = max(place.last, number)
@@ -557,7 +641,9 @@ def _pod(reading: Reading, value: Mapping[str, Any], number: int) -> None:
 )
 def _toolkit_version(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.match(
-        r"^\s*(?:(?P<what>NVIDIA Container Toolkit CLI|NVIDIA Container Runtime Hook|NVIDIA Container Runtime) version|cli-version:)\s+v?(?P<version>\d+\.\d+\.\d+[\w.~-]*)",
+        r"^\s*(?:(?P<what>NVIDIA Container Toolkit CLI|NVIDIA Container Runtime Hook"
+        r"|NVIDIA Container Runtime) version|cli-version:)\s+v?(?P<version>\d+\.\d+\.\d+["
+        r"\w.~-]*)",
         text,
     )
     if match and reading.concerns_host(place):
@@ -640,9 +726,15 @@ def _requirement(reading: Reading, number: int, text: str, place: Place) -> None
 # --- what the engine said about a container
 
 _FAILED = (
-    "Error response from daemon", "OCI runtime create failed", "could not select device driver", "unresolvable CDI",
-    "nvidia-container-cli: ", "unknown or invalid runtime name", "Unknown runtime specified", "failed to create shim",
-)  # fmt: skip
+    "Error response from daemon",
+    "OCI runtime create failed",
+    "could not select device driver",
+    "unresolvable CDI",
+    "nvidia-container-cli: ",
+    "unknown or invalid runtime name",
+    "Unknown runtime specified",
+    "failed to create shim",
+)
 
 
 @on(*_FAILED)
@@ -663,7 +755,9 @@ def _exit_code(reading: Reading, number: int, text: str, place: Place) -> None:
 @on("The requested image's platform (")
 def _platform(reading: Reading, number: int, text: str, place: Place) -> None:
     joined = " ".join([text, *reading.following(number, 1)])
-    match = re.search(r"platform \(linux/(\w+)\S*\) does not match the detected host platform \(linux/(\w+)", joined)
+    match = re.search(
+        r"platform \(linux/(\w+)\S*\) does not match the detected host platform \(linux/(\w+)", joined
+    )
     if match:
         put(reading.stack, "host.os.arch", match.group(2))
         target = place if place.inside else reading.transcript._container("\0platform")
@@ -687,7 +781,10 @@ def _docker_host(reading: Reading, number: int, text: str, place: Place) -> None
         _docker(reading, "docker_host", match.group(1), place)
 
 
-_STEP = re.compile(r"^(?:Step \d+/\d+ : RUN |#\d+ \[\S* ?\d+/\d+\] RUN | ?=> (?:ERROR |CACHED )?\[\S* ?\d+/\d+\] RUN |> \[\S* ?\d+/\d+\] RUN )")
+_STEP = re.compile(
+    r"^(?:Step \d+/\d+ : RUN |#\d+ \[\S* ?\d+/\d+\] RUN | ?=> (?:ERROR "
+    r"|CACHED )?\[\S* ?\d+/\d+\] RUN |> \[\S* ?\d+/\d+\] RUN )"
+)
 
 
 @on("] RUN ", " : RUN ")
@@ -702,7 +799,9 @@ def _build_step(reading: Reading, number: int, text: str, place: Place) -> None:
 def _shm(reading: Reading, number: int, text: str, place: Place) -> None:
     match = re.match(r"^(?:shm|tmpfs|none)\s+(?P<size>[\d.]+)(?P<unit>[MG])\s.*%\s+/dev/shm$", text)
     if match and place.inside:
-        place.container["shm_size_mib"] = int(float(match.group("size")) * (1024 if match.group("unit") == "G" else 1))
+        place.container["shm_size_mib"] = int(
+            float(match.group("size")) * (1024 if match.group("unit") == "G" else 1)
+        )
 
 
 @on('"OOMKilled": true')
@@ -721,12 +820,28 @@ def _architecture(reading: Reading, number: int, text: str, place: Place) -> Non
 # --- environment
 
 _VARIABLE = re.compile(
-    r"^\s*(?:export |set |declare -x |ENV )?[\"']?(?P<name>(?:CUDA|NVIDIA|LD|TF|XLA|JAX|PYTORCH|NCCL)_[A-Z0-9_]+)=(?P<value>\S*|\"[^\"]*\"|'[^']*')[\"']?\s*$"
+    r"^\s*(?:export |set |declare -x |ENV )?[\"']?(?P<name>(?:CUDA|NVIDIA|LD|TF|XLA"
+    r"|JAX|PYTORCH|NCCL)_[A-Z0-9_]+)=(?P<value>\S*|\"[^\"]*\"|'[^']*')[\"']?\s*$"
 )
 
 
-@on("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_REQUIRE_", "NVIDIA_DISABLE_REQUIRE",
-    "LD_PRELOAD", "CUDA_HOME", "CUDA_VERSION", "CUDA_DEVICE_ORDER", "XLA_FLAGS", "JAX_PLATFORM", "TF_FORCE_GPU", "TF_CPP_MIN", "NVIDIA_PYTORCH_VERSION")  # fmt: skip
+@on(
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "NVIDIA_REQUIRE_",
+    "NVIDIA_DISABLE_REQUIRE",
+    "LD_PRELOAD",
+    "CUDA_HOME",
+    "CUDA_VERSION",
+    "CUDA_DEVICE_ORDER",
+    "XLA_FLAGS",
+    "JAX_PLATFORM",
+    "TF_FORCE_GPU",
+    "TF_CPP_MIN",
+    "NVIDIA_PYTORCH_VERSION",
+)
 def _variable(reading: Reading, number: int, text: str, place: Place) -> None:
     """`NAME=value` on a line of its own: `env`, an export, a Dockerfile."""
     match = _VARIABLE.match(text)
@@ -742,7 +857,8 @@ def _variable(reading: Reading, number: int, text: str, place: Place) -> None:
         reading.environ("LD_LIBRARY_PATH", tail.group("value"), place)
         return
     script = re.match(
-        r"^\W{0,4}(?:import os; ?)?os\.environ\[[\"'](?P<name>[A-Z_]+)[\"']\] ?= ?[\"'](?P<value>[^\"']*)[\"']",
+        r"^\W{0,4}(?:import os; ?)?os\.environ\[[\"'](?P<name>[A-Z_]+)[\"']\] ?= "
+        r"?[\"'](?P<value>[^\"']*)[\"']",
         text,
     )
     if script:

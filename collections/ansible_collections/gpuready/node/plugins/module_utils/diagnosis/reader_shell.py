@@ -29,6 +29,8 @@ class Place:
     env: dict[str, str] = field(default_factory=dict)
     last: int = 0
     failing: bool = False
+    # It ran nothing but nvidia-smi, to see whether that works.
+    trial: bool = False
 
     @property
     def inside(self) -> bool:
@@ -81,7 +83,8 @@ _BUSYBOX = re.compile(r"^(?:/[\w./-]*|~) [#$] ?(?P<command>.*)$")
 _TF_DOCKER = re.compile(r"^tf-docker \S+ >\s?(?P<command>.*)$")
 _POWERSHELL = re.compile(r"^(?:\([\w./-]{1,40}\)\s*)*(?:PS )?[A-Z]:\\[^>\n]{0,200}>\s?(?P<command>.*)$")
 _SIMPLE = re.compile(
-    r"^(?:\([\w./ -]{1,40}\)\s*)*(?P<sign>\$|#|%|\u276f|\u03bb|\u279c\s+\S+(?:\s+git:\(\S+\))?(?:\s+\u2717)?|\+)"
+    r"^(?:\([\w./ -]{1,40}\)\s*)*(?P<sign>\$|#|%|\u276f|\u03bb"
+    r"|\u279c\s+\S+(?:\s+git:\(\S+\))?(?:\s+\u2717)?|\+)"
     r"\s*(?P<command>\S.*)$"
 )
 _PYTHON = re.compile(r"^(?:>>>|In \[\d+\]:)\s?(?P<code>.*)$")
@@ -91,13 +94,16 @@ _POD = re.compile(r"-[0-9a-f]{8,10}-[a-z0-9]{5}$|-pod$")
 _SUDO = r"(?:(?:sudo|time|nohup)\s+(?:-[A-Za-z]+\s+)*)*(?:[A-Z_][A-Z0-9_]*=\S*\s+)*"
 _KNOWN = (
     r"(?:docker|nvidia-docker2?|podman|nerdctl)\s+(?:--?[\w-]+(?:[= ]\S+)?\s+)*"
-    r"(?:run|exec|compose|info|version|inspect|container|image|images|ps|pull|build|logs|start|create|system|context|stack|service|"
+    r"(?:run|exec|compose|info|version|inspect|container|image|images|ps|pull|build"
+    r"|logs|start|create|system|context|stack|service|"
     r"--version|-v)\b.*"
-    r"|(?:docker|podman)-compose\s+(?:-\S+\s+\S+\s+)*(?:up|run|exec|logs|config|--version|version|build|start|restart)\b.*"
+    r"|(?:docker|podman)-compose\s+(?:-\S+\s+\S+\s+)*(?:up|run|exec|logs|config"
+    r"|--version|version|build|start|restart)\b.*"
     r"|kubectl\s+(?:-\S+\s+\S+\s+)*(?:exec|logs|describe|get|apply|run)\b.*"
     r"|(?:singularity|apptainer)\s+(?:exec|run|shell)\b.*"
     r"|nvidia-smi(?:\s+(?:-|\||>|nvlink|topo|mig|dmon|pmon|vgpu).*)?"
-    r"|(?:lsmod|lspci|lshw|lsb_release|dmesg|journalctl|ldconfig|uname|dpkg|printenv|env|pstree|lscpu|inxi)(?:\s+(?:-|\||>|/).*)?"
+    r"|(?:lsmod|lspci|lshw|lsb_release|dmesg|journalctl|ldconfig|uname|dpkg|printenv"
+    r"|env|pstree|lscpu|inxi)(?:\s+(?:-|\||>|/).*)?"
     r"|(?:dkms|mokutil|ubuntu-drivers)\s+(?:-|status|build|install|autoinstall|list|devices|add).*"
     r"|(?:modinfo|modprobe)\s+(?:-\S+\s+)*[\w-]+(?:\s*\|.*)?"
     r"|(?:systemctl|service)\s+\S+.*"
@@ -107,26 +113,34 @@ _KNOWN = (
     r"|(?:conda|mamba|micromamba)\s+(?:list|install|info|create|env|search|activate)\b.*"
     r"|python[\d.]*(?:\s+(?:-|\S+\.py\b).*)?"
     r"|ipython|jupyter\s.*"
-    r"|(?:cat|more|less|head|tail|nano|vi|vim|ls|ll|stat|file|find|grep|jq)\s+(?:-\S+\s+)*(?:\S*/\S+|\S+\.(?:ya?ml|json|conf|list)|\$\w+).*"
+    r"|(?:cat|more|less|head|tail|nano|vi|vim|ls|ll|stat|file|find|grep"
+    r"|jq)\s+(?:-\S+\s+)*(?:\S*/\S+|\S+\.(?:ya?ml|json|conf|list)|\$\w+).*"
     r"|(?:which|whereis|command -v|type)\s+\S+(?:\s+\S+){0,3}"
     r"|echo\s+\"?\$\w+\"?|export\s+[A-Z_]+=.*|unset\s+[A-Z_]+"
     r"|snap\s+(?:list|info|install).*|nvcc\s+(?:--version|-V)|rpm\s+-q.*|(?:dnf|yum)\s+\S+.*"
-    r"|(?:nvidia-ctk|nvidia-container-cli|nvidia-container-toolkit|nvidia-container-runtime|nvidia-cdi-hook|nv-fabricmanager)"
+    r"|(?:nvidia-ctk|nvidia-container-cli|nvidia-container-toolkit"
+    r"|nvidia-container-runtime|nvidia-cdi-hook|nv-fabricmanager)"
     r"\s+(?:-|cdi|runtime|info|list|configure|config|system).*"
-    r"|systemd-detect-virt|df\s+-.*|free(?:\s+-\w+)?|nvidia-debugdump.*|nvidia-modprobe.*|collect_env.*|wsl(?:\.exe)?\s+-.*"
+    r"|systemd-detect-virt|df\s+-.*|free(?:\s+-\w+)?|nvidia-debugdump.*"
+    r"|nvidia-modprobe.*|collect_env.*|wsl(?:\.exe)?\s+-.*"
 )
 _BARE = re.compile(
-    r"^(?:(?:(?:[Tt]he|[Mm]y|[Tt]his is|[Hh]ere(?: is|\'s)|[Tt]hen|[Aa]nd|[Aa]lso|[Rr]unning|[Ii] ran|[Oo]utput|[Rr]esults?|of|from|for):? ){1,5})?(?P<command>"
+    r"^(?:(?:(?:[Tt]he|[Mm]y|[Tt]his is|[Hh]ere(?: is|\'s)|[Tt]hen|[Aa]nd|[Aa]lso"
+    r"|[Rr]unning|[Ii] ran|[Oo]utput|[Rr]esults?|of|from|for):? ){1,5})?(?P<command>"
     + _SUDO
     + r"(?:"
     + _KNOWN
     + r"))$"
 )
 _BARE_PROGRAM = re.compile(
-    r"(?:docker|podman|nvidia|nerdctl|kubectl|singularity|apptainer|ls|lspci|dmesg|journalctl|ldconfig|uname|dpkg|printenv|env|ps"
-    r"|dkms|mokutil|ubuntu|mod|systemctl|service|apt|pip|uv|conda|mamba|micromamba|python|ipython|jupyter|cat|more|less|head|tail"
-    r"|nano|vim?|ll|stat|file|find|grep|jq|which|whereis|command|type|echo|export|unset|snap|nvcc|rpm|dnf|yum|nv-|inxi"
-    r"|df|free|collect|wsl|sudo|time|nohup|[A-Z_]+=|[Oo]utput|[Rr]esult|[Tt]he|[Mm]y |[Tt]his|[Hh]ere|[Tt]hen|[Aa]nd|[Aa]lso|[Rr]unning|I ran)"
+    r"(?:docker|podman|nvidia|nerdctl|kubectl|singularity|apptainer|ls|lspci|dmesg"
+    r"|journalctl|ldconfig|uname|dpkg|printenv|env|ps"
+    r"|dkms|mokutil|ubuntu|mod|systemctl|service|apt|pip|uv|conda|mamba|micromamba"
+    r"|python|ipython|jupyter|cat|more|less|head|tail"
+    r"|nano|vim?|ll|stat|file|find|grep|jq|which|whereis|command|type|echo|export"
+    r"|unset|snap|nvcc|rpm|dnf|yum|nv-|inxi"
+    r"|df|free|collect|wsl|sudo|time|nohup|[A-Z_]+=|[Oo]utput|[Rr]esult|[Tt]he|[Mm]y "
+    r"|[Tt]his|[Hh]ere|[Tt]hen|[Aa]nd|[Aa]lso|[Rr]unning|I ran)"
 )
 _AFTER_COLON = re.compile(
     r"^[^:|{}\"]{3,60}:\s+(?P<command>(?:sudo )?(?:docker|nvidia-docker|podman) (?:run|exec|compose) .+)$"
@@ -135,11 +149,13 @@ _AFTER_COLON = re.compile(
 _HOST_WORDS = re.compile(
     r"^(?:[-*#\d.) ]*)(?:output |nvidia-smi |running |works? |and )?(?:on|from|outside)\b.{0,20}?\b"
     r"(?:host|bare ?metal|the (?:server|machine|node)|outside)\b.{0,40}$"
-    r"|^(?:[-*#\d.) ]*)(?:my )?host(?: machine| system)?(?: info\w*| side)?\s*:?$|^(?:[-*#\d.) ]*)outside (?:of )?(?:the )?(?:docker|container).{0,30}$",
+    r"|^(?:[-*#\d.) ]*)(?:my )?host(?: machine| system)?(?: info\w*| side)?\s*:?$"
+    r"|^(?:[-*#\d.) ]*)outside (?:of )?(?:the )?(?:docker|container).{0,30}$",
     re.IGNORECASE,
 )
 _CONTAINER_WORDS = re.compile(
-    r"^(?:[-*#\d.) ]*)(?:output |nvidia-smi |running |then |and |but )?(?:in|inside|within|from)(?: of)?(?: the| my| a)?"
+    r"^(?:[-*#\d.) ]*)(?:output |nvidia-smi |running |then |and |but )?(?:in|inside"
+    r"|within|from)(?: of)?(?: the| my| a)?"
     r" (?:docker )?(?:container|docker|pod)\b.{0,40}$"
     r"|^(?:[-*#\d.) ]*)(?:container|pod)(?: logs?| output| side)?\s*:$",
     re.IGNORECASE,
@@ -149,14 +165,55 @@ _HEADING = re.compile(r"^#{1,6} [A-Za-z]")
 _TF_HOST = re.compile(r"(?:information for host: |hostname: |on this host \()(?P<host>[\w.-]+)")
 
 _RUN_FLAGS = frozenset(
-    "-d --detach -i --interactive -t --tty --rm --privileged --init -P --publish-all --read-only --no-healthcheck"
-    " --oom-kill-disable --sig-proxy --disable-content-trust -q --quiet --help --no-hosts --replace --tls-verify --nv"
-    " --rocm --contain -C --cleanenv --writable --fakeroot --nvccli -T --no-deps --service-ports --build -S --stdin"
-    " --containall --no-home --writable-tmpfs --use-aliases --remove-orphans --force-recreate".split()
+    [
+        "-d",
+        "--detach",
+        "-i",
+        "--interactive",
+        "-t",
+        "--tty",
+        "--rm",
+        "--privileged",
+        "--init",
+        "-P",
+        "--publish-all",
+        "--read-only",
+        "--no-healthcheck",
+        "--oom-kill-disable",
+        "--sig-proxy",
+        "--disable-content-trust",
+        "-q",
+        "--quiet",
+        "--help",
+        "--no-hosts",
+        "--replace",
+        "--tls-verify",
+        "--nv",
+        "--rocm",
+        "--contain",
+        "-C",
+        "--cleanenv",
+        "--writable",
+        "--fakeroot",
+        "--nvccli",
+        "-T",
+        "--no-deps",
+        "--service-ports",
+        "--build",
+        "-S",
+        "--stdin",
+        "--containall",
+        "--no-home",
+        "--writable-tmpfs",
+        "--use-aliases",
+        "--remove-orphans",
+        "--force-recreate",
+    ]
 )
 _SHELLS = frozenset(("bash", "sh", "/bin/bash", "/bin/sh", "zsh", "/usr/bin/bash", "ash", "fish"))
 _ENV_NAMES = re.compile(
-    r"^(?:CUDA_|NVIDIA_|NV_|LD_|TF_|XLA_|JAX_|PYTORCH_|TORCH_|NCCL_|CUDNN|ROCR?_|HIP_|ORT_|KERAS_|PYTHONPATH$|CONDA_|VIRTUAL_ENV$"
+    r"^(?:CUDA_|NVIDIA_|NV_|LD_|TF_|XLA_|JAX_|PYTORCH_|TORCH_|NCCL_|CUDNN|ROCR?_|HIP_"
+    r"|ORT_|KERAS_|PYTHONPATH$|CONDA_|VIRTUAL_ENV$"
     r"|PATH$|OMPI_COMM|LOCAL_RANK$|GPU_)"
 )
 
@@ -294,7 +351,9 @@ def parse_launch(words: Sequence[str]) -> Launch | None:
     _options(rest, launch)
     if rest:
         target = rest.pop(0)
-        if verb in ("run", "create", "shell") and not compose and way != "kubernetes" or way == "singularity":
+        if (
+            verb in ("run", "create", "shell") and not compose and way != "kubernetes"
+        ) or way == "singularity":
             launch.image = target if re.match(r"^[\w][\w./:@+-]*$", target) else None
         else:
             launch.name = target
@@ -449,27 +508,26 @@ class Transcript:
                         entered, place = None, base
                         self._close(current, number)
                         current = None
-                elif len(text) < 90 and head not in "|+ ":
-                    if head.isalpha() or head in "-*#":
-                        if _HOST_WORDS.match(text):
-                            self._close(current, number)
-                            current, entered, place = None, None, self.host
-                        elif _CONTAINER_WORDS.match(text):
-                            self._close(current, number)
-                            current = None
-                            place = entered or (self.containers[-1] if self.containers else self._container())
-                        elif head == "#" and _HEADING.match(text):
-                            self._close(current, number)
-                            current, entered, place = None, None, self.unknown
-                        elif (
-                            current is not None
-                            and entered is None
-                            and text[-1] == ":"
-                            and not texts[number - 1]
-                            and _PROSE.match(text)
-                        ):
-                            self._close(current, number)
-                            current, place = None, base
+                elif len(text) < 90 and (head.isalpha() or head in "-*#"):
+                    if _HOST_WORDS.match(text):
+                        self._close(current, number)
+                        current, entered, place = None, None, self.host
+                    elif _CONTAINER_WORDS.match(text):
+                        self._close(current, number)
+                        current = None
+                        place = entered or (self.containers[-1] if self.containers else self._container())
+                    elif head == "#" and _HEADING.match(text):
+                        self._close(current, number)
+                        current, entered, place = None, None, self.unknown
+                    elif (
+                        current is not None
+                        and entered is None
+                        and text[-1] == ":"
+                        and not texts[number - 1]
+                        and _PROSE.match(text)
+                    ):
+                        self._close(current, number)
+                        current, place = None, base
                 if "host" in text:
                     named = _TF_HOST.search(text)
                     if named and _CONTAINER_ID.match(named.group("host")) and not place.inside:
@@ -543,9 +601,9 @@ class Transcript:
         if launch is None:
             return typed_in
         key = None
-        if launch.name and launch.verb in ("exec", "logs", "start", "attach", "restart"):
-            key = "\0name:" + launch.name
-        elif launch.verb in ("run", "create") and launch.name:
+        if (launch.name and launch.verb in ("exec", "logs", "start", "attach", "restart")) or (
+            launch.verb in ("run", "create") and launch.name
+        ):
             key = "\0name:" + launch.name
         elif launch.verb.startswith("compose"):
             key = "\0compose"
@@ -567,13 +625,19 @@ class Transcript:
         for variable, value in launch.env.items():
             if relevant(variable):
                 place.env[variable] = value
+        asked = (
+            launch.requests.get("gpus")
+            or launch.requests.get("cdi_devices")
+            or launch.requests.get("runtime")
+        )
+        place.trial = launch.verb == "run" and bool(asked) and launch.inner[:1] == ["nvidia-smi"]
         if launch.memory:
             container["memory_limit_mib"] = launch.memory
         place.last = number
         return place
 
     def _prompt(self, text: str, entered: Place | None, left: str) -> tuple[Place | None, str, str] | None:
-        """(place or None when the prompt does not tell, command, prompt's user@host) of a line that begins with one."""
+        """(place, None where the prompt does not tell; command; prompt) of a line that begins with one."""
         head = text[0]
         if "@" in text[:140] and (head.isalpha() or head in "([_"):
             match = _AT.match(text)
@@ -588,8 +652,8 @@ class Transcript:
         if head in "/~":
             match = _BUSYBOX.match(text)
             if match:
-                place = entered or (self._container("\0busybox") if head == "/" else None)
-                return place, match.group("command").strip(), "/ #"
+                inside = entered or (self._container("\0busybox") if head == "/" else None)
+                return inside, match.group("command").strip(), "/ #"
         if head == "t" and text.startswith("tf-docker "):
             match = _TF_DOCKER.match(text)
             if match:

@@ -20,7 +20,8 @@ _ANSI = re.compile(
 )
 # The escape character itself is often lost on the way: [0;31m remains.
 _BARE_ANSI = re.compile(
-    r"(?:\^\[|\u241b|\\x1b|\\u001b|\\e|\\033)\[[0-9;]*m|\[(?:[0-9]{1,2};){1,4}[0-9]{1,3}m|\[(?:0|1|[349][0-7])?m(?![\]:])"
+    r"(?:\^\[|\u241b|\\x1b|\\u001b|\\e|\\033)\[[0-9;]*m"
+    r"|\[(?:[0-9]{1,2};){1,4}[0-9]{1,3}m|\[(?:0|1|[349][0-7])?m(?![\]:])"
 )
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060\ufeff\ufffc]")
 _BACKSPACE = re.compile(r"[^\n\x08]\x08")
@@ -62,7 +63,8 @@ _ISO = re.compile(
 )
 _CRI = re.compile(r"(?:stdout|stderr) [FP] ")
 _SYSLOG = re.compile(
-    r"\s*(?:<\d{1,3}>)?[A-Z\u00c0-\u024fa-z]{3,5}\.?\s+\d{1,2}(?:,? \d{4})?,? \d\d:\d\d:\d\d(?:\.\d+)?\s(?:[AP]M\s)?"
+    r"\s*(?:<\d{1,3}>)?[A-Z\u00c0-\u024fa-z]{3,5}\.?\s+\d{1,2}(?:,? \d{4})?,? "
+    r"\d\d:\d\d:\d\d(?:\.\d+)?\s(?:[AP]M\s)?"
 )
 _UNIT = re.compile(r"(?P<host>[\w.-]+)\s(?P<program>[\w.@:/()-]+?)(?P<pid>\[\d+\])?:\s")
 _DAY = re.compile(
@@ -85,7 +87,8 @@ _COMPOSE = re.compile(r"\s{0,4}([A-Za-z0-9][\w.-]{0,60}?)(?:[-_]\d+)?\s{0,40}\|\
 
 _FIRST = frozenset("0123456789[(<#IWEFJMASONDTm ")
 _NEW_START = re.compile(
-    r"\s|[|+=*#>$%-]|\d{4}-\d\d|\[|[A-Z][a-z]{2} +\d|[IWEF]\d{4} |\d\d:\d\d|Traceback|File |[A-Z]\w*(?:Error|Warning)"
+    r"\s|[|+=*#>$%-]|\d{4}-\d\d|\[|[A-Z][a-z]{2} +\d|[IWEF]\d{4} |\d\d:\d\d|Traceback"
+    r"|File |[A-Z]\w*(?:Error|Warning)"
     r"|[\w.-]+@[\w.-]+[:~ ]|Collecting |Get:|Hit:|W: |E: |sudo |docker |nvidia-smi"
 )
 _RULE = re.compile(r"[-=+|_*~. ]*$")
@@ -94,7 +97,7 @@ _USUAL_WIDTHS = frozenset((72, 76, 78, 79, 80, 100, 120, 128, 132, 140, 150, 160
 
 @dataclass(slots=True)
 class Line:
-    """A line, without what was around it: what it says, as it was, and who wrote it (``kernel``, ``dockerd``, …)."""
+    """A line without what was around it, as it was, and who wrote it (``kernel``, ``dockerd``, …)."""
 
     text: str
     raw: str
@@ -267,6 +270,30 @@ def _strip_compose(lines: list[Line]) -> None:
                 line.text, line.origin = stripped, origin or line.origin
 
 
+_NVRM_GOES_ON = re.compile(r"NVRM:\s+(?!loading |rm_|nv_|os_|kgsp|gpu[A-Z]|nvidia[_-][a-z_]+[:(])(?=[a-z(])")
+
+
+def _join_nvrm(lines: list[Line]) -> list[Line]:
+    """The driver breaks its sentences into several lines of the kernel's log; put them together again."""
+    joined: list[Line] = []
+    for line in lines:
+        bare = line.text.lstrip()
+        last = joined[-1] if joined else None
+        if (
+            bare.startswith("NVRM:")
+            and last is not None
+            and last.text.startswith("NVRM:")
+            and len(last.text) < 1500
+        ):
+            indented = line.text[0].isspace() and not last.text.endswith((".", "!"))
+            goes_on = _NVRM_GOES_ON.match(bare) and not last.text.endswith((".", "!", ")"))
+            if indented or goes_on:
+                last.text += " " + bare[5:].lstrip()
+                continue
+        joined.append(line)
+    return joined
+
+
 def clean(text: str) -> list[Line]:
     """The text's lines, each plain and with what is known of its writer."""
     lines: list[Line] = []
@@ -295,7 +322,7 @@ def clean(text: str) -> list[Line]:
         if "\\" in line:
             line = _ESCAPED_MARK.sub(r"\1", line)
             line = line.replace('\\\\"', '"').replace('\\"', '"')
-        if line and (line[0] in _FIRST or line[0].isalpha()) or line[:1].isspace():
+        if (line and (line[0] in _FIRST or line[0].isalpha())) or line[:1].isspace():
             line, origin = _strip_prefix(line)
         if "\\n" in line and (":\\" not in line):
             for part in line.replace("\\r", "").replace("\\n", "\n").replace("\\t", " ").split("\n"):
@@ -306,7 +333,7 @@ def clean(text: str) -> list[Line]:
         lines.append(Line(line, quoted, origin))
     if bars:
         _strip_compose(lines)
-    return lines
+    return _join_nvrm(lines) if "NVRM:" in text else lines
 
 
 def normalise(text: str) -> str:
