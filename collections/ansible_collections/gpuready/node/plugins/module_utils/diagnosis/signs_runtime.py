@@ -25,6 +25,7 @@ CGROUP2_SINCE = "1.8.0"
 DISK_FLOOR_MIB = 300
 NOTHING = tuple(hashlib.sha256(data).hexdigest() for data in (b"", b"\n", b" ", b"\r\n"))
 _NUMBER = re.compile(r"\d+(?:\.\d+)+")
+_UNREADABLE = re.compile(r"(?i)permission denied|is a directory|no such file")
 _GPU_NODE = re.compile(r"^/dev/nvidia\d+$")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64v8": "arm64"}
 
@@ -335,25 +336,28 @@ def _daemon_json_broken(facts: Facts) -> Sign:
         return no("there is no daemon.json") if exists is False else UNKNOWN
     if valid:
         return no("daemon.json is valid JSON")
-    return yes(f"{facts.get(f'{DOCKER}.daemon_json.path')}: {facts.get(f'{DOCKER}.daemon_json.error')}")
+    error = str(facts.get(f"{DOCKER}.daemon_json.error") or "it is not JSON")
+    text = f"{facts.get(f'{DOCKER}.daemon_json.path') or 'daemon.json'}: {error}"
+    return no(text) if _UNREADABLE.search(error) else yes(text)
 
 
-def _daemon_json_error(facts: Facts, words: str) -> Sign:
+def _daemon_json_error(facts: Facts, pattern: str) -> Sign:
     broken = SIGNS["daemon_json.broken"].find(facts)
     if broken.state is not True:
         return broken
     error = str(facts.get(f"{DOCKER}.daemon_json.error") or "")
-    return yes(*broken.evidence) if words in error else no(*broken.evidence)
+    return yes(*broken.evidence) if re.search(pattern, error) else no(*broken.evidence)
 
 
 @sign("daemon_json.byte_order_mark", "daemon.json starts with a byte order mark")
 def _daemon_json_bom(facts: Facts) -> Sign:
-    return _daemon_json_error(facts, "byte order mark")
+    # gpuready's own words, and dockerd's.
+    return _daemon_json_error(facts, r"byte order mark|invalid character .(?:ï|\\u?feff|þ|ÿ)")
 
 
 @sign("daemon_json.repeated_key", "daemon.json has one key twice")
 def _daemon_json_repeated(facts: Facts) -> Sign:
-    return _daemon_json_error(facts, "appears twice")
+    return _daemon_json_error(facts, r"appears twice")
 
 
 @sign("daemon_json.unreadable", "daemon.json cannot be read")
@@ -361,7 +365,8 @@ def _daemon_json_unreadable(facts: Facts) -> Sign:
     file = facts.get(f"{DOCKER}.daemon_json")
     if not isinstance(file, Mapping) or file.get("exists") is None:
         return UNKNOWN
-    if file.get("exists") and file.get("valid") is None and file.get("error"):
+    denied = _UNREADABLE.search(str(file.get("error") or ""))
+    if file.get("exists") and file.get("error") and (file.get("valid") is None or denied):
         return yes(f"{file.get('path')}: {file.get('error')}")
     return no(f"{file.get('path')} can be read" if file.get("exists") else "there is no daemon.json")
 
