@@ -25,6 +25,8 @@ from .signs import UNKNOWN, Sign, load_signs
 SCHEMA = 1
 #: What a fact has established.
 CERTAIN = 0.97
+#: What a message that merely follows from a cause says for it. With facts that nearly decide, it is enough.
+CONSEQUENCE = 0.05
 #: What messages alone can come to.
 MOST = 0.95
 #: From here on the best explanation is called a cause, and a further fault one of its own.
@@ -33,6 +35,8 @@ FIRST_ROOT, FURTHER_ROOT = 0.25, 0.5
 DEEPER = 0.4
 #: From here on another explanation of the same messages is worth telling, and how many are.
 ALTERNATIVE, MOST_ALTERNATIVES = 0.15, 4
+#: Roots between two of these are told in the chain's order.
+TIERS = (0.8, 0.65, 0.5)
 #: How often one message is kept: the first places say it.
 MOST_HITS = 3
 MOST_LINES = 10
@@ -177,7 +181,7 @@ class _Case:
             if state is False or any(self.state(name) for name in cause.refuted_by):
                 continue
             self.established[cause.id] = state
-            if state or any(name in self.hits for name in cause.messages):
+            if state or any(name in self.hits for name in (*cause.messages, *cause.explains)):
                 self.open[cause.id] = cause
 
     def sign(self, name: str) -> Sign:
@@ -214,15 +218,10 @@ class _Case:
 
         Programs repeat themselves, and each other: five weak lines must not outweigh a discriminating one.
         """
-        dropped = set(without)
-        said = sorted(
-            (
-                (weight, name)
-                for name, weight in cause.messages.items()
-                if name in self.hits and name not in dropped
-            ),
-            reverse=True,
-        )
+        heard = self.hits.keys() - set(without)
+        weights = dict.fromkeys(cause.explains, CONSEQUENCE)
+        weights.update(cause.messages)
+        said = sorted(((weight, name) for name, weight in weights.items() if name in heard), reverse=True)
         used: set[tuple[str, int]] = set()
         counted = []
         for weight, name in said:
@@ -342,7 +341,7 @@ def _ranked(case: _Case, roots: Sequence[Cause]) -> list[Cause]:
 
     def key(cause: Cause) -> tuple[int, bool, int, float, str]:
         sure = case.confidence(cause)
-        tier = 0 if sure >= 0.75 else 1 if sure >= 0.5 else 2
+        tier = sum(sure < bound for bound in TIERS)
         return tier, pasted and not case.explained_by([cause]), cause.position, -sure, cause.id
 
     return sorted(roots, key=key)

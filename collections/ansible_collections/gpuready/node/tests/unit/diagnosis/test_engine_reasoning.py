@@ -6,6 +6,9 @@ import json
 
 from small_world import alternatives, cause, diagnose, knowledge, message, roots
 
+#: What no fact of a test decides.
+SURE = ["test.c", "test.d"]
+
 MESSAGES = [
     message("smi.generic", "no gpu here"),
     message("tf.generic", "nothing to compute on"),
@@ -319,3 +322,46 @@ def test_what_the_reader_took_out_of_a_text_is_no_second_text():
     line = "key of nvidia rejected"
     facts = {"gpu_stack": {"host": {"kernel_log": {"lines": [line]}}}}
     assert diagnose(known, f"first\n{line}\nlast", facts)["causes"][0]["evidence"] == [f"log: {line}"]
+
+
+def test_what_follows_speaks_for_a_cause_where_the_facts_nearly_decide():
+    known = knowledge(
+        MESSAGES,
+        [
+            cause("not-asked", link="request", explains=["tf.generic"], messages={}, when={"all": SURE}),
+            cause("unloaded", link="module", messages={"tf.generic": 0.45}),
+        ],
+    )
+    assert roots(diagnose(known, "nothing to compute on")) == ["unloaded"]
+    hinted = knowledge(
+        MESSAGES,
+        [
+            cause(
+                "not-asked",
+                link="request",
+                explains=["tf.generic"],
+                when={"all": SURE},
+                supports={"test.a": 30},
+            ),
+            cause("unloaded", link="module", messages={"tf.generic": 0.45}),
+        ],
+    )
+    assert roots(diagnose(hinted, "nothing to compute on", a=True)) == ["not-asked"]
+    assert roots(diagnose(hinted, "all is well", a=True)) == []
+
+
+def test_the_surer_root_comes_first_unless_they_are_about_equally_sure():
+    def first(early, late):
+        known = knowledge(
+            MESSAGES,
+            [
+                cause("early", link="bus", messages={"dmesg.specific": early}),
+                cause("late", link="libraries", messages={"tf.cudnn": late}),
+            ],
+        )
+        return roots(diagnose(known, "key of nvidia rejected\nlibcudnn .so.8 is absent"))
+
+    assert first(0.55, 0.9) == ["late", "early"]
+    assert first(0.6, 0.7) == ["late", "early"]
+    assert first(0.82, 0.9) == ["early", "late"]
+    assert first(0.55, 0.6) == ["early", "late"]
