@@ -51,8 +51,9 @@ _ERROR = re.compile(
     r"\b[A-Z]\w*(?:Error|Exception|Warning)\b:|\bXid\b",
     re.IGNORECASE,
 )
-#: Lines that deny an error, commands that search for one, and what people say about it.
+#: Lines that deny an error, that inform, commands that search for one, and what people say about it.
 _NO_ERROR = re.compile(
+    r"\blevel=(?:info|debug)\b|^I \S+:\d+\]|^\[?(?:INFO|DEBUG)\b|"
     r"(?i:\b(?:no|without|0) (?:errors?|failures?)\b|\berrors?: 0\b|^\S*[$#] |\b(?:grep|journalctl|dmesg) -)|"
     r"\b(?:I'm|I've|I'd|[Mm]y|[Aa]nyone|[Pp]lease help)\b|"
     r"\bI (?:am|was|have|had|get|got|try|tried|want|run|ran|use|did|do|can|could|see|saw|think)\b|"
@@ -477,6 +478,14 @@ def _unexplained(case: _Case, told: set[str]) -> list[str]:
     return list(rows)
 
 
+def _works(case: _Case, unexplained: Sequence[str]) -> bool:
+    """Whether health is proved: the framework used its GPUs, or nothing contradicts a driver that works."""
+    operation = case.state("link.operation")
+    if operation is None:
+        return bool(case.state("link.nvml")) and not unexplained
+    return operation
+
+
 def diagnose(
     facts: Mapping[str, Any],
     texts: Sequence[tuple[str, str]] = (),
@@ -526,10 +535,9 @@ def diagnose(
 
     told = case.explained_by(roots)
     unexplained = _unexplained(case, told)
-    works = case.state("link.operation") or (case.state("link.nvml") and case.state("link.operation") is None)
     if roots:
         status = "cause_found"
-    elif works and not unexplained and first is None and not alternatives:
+    elif first is None and _works(case, unexplained):
         status = "healthy"
     else:
         status = "unknown"

@@ -313,6 +313,11 @@ def test_of_a_long_line_the_part_is_shown_that_matters():
 
 def test_what_people_say_about_an_error_is_no_error():
     lines = ["I get an error when I start it", "my GPU is not found", "$ dmesg | grep -i error", "errors: 0"]
+    lines += [
+        'level=info msg="stopped" error="<nil>"',
+        "I cuda.cc:12] unknown errors may follow",
+        "INFO: error log",
+    ]
     text = "\n".join([*lines, "ERROR: it broke"])
     assert diagnose(knowledge(MESSAGES, []), text)["unexplained"] == ["ERROR: it broke"]
 
@@ -365,3 +370,21 @@ def test_the_surer_root_comes_first_unless_they_are_about_equally_sure():
     assert first(0.6, 0.7) == ["late", "early"]
     assert first(0.82, 0.9) == ["early", "late"]
     assert first(0.55, 0.6) == ["early", "late"]
+
+
+def test_healthy_needs_a_proof():
+    known = knowledge(MESSAGES, [])
+    works = {"gpus_listed": 1, "available": True, "name": "tensorflow"}
+    listed = {
+        "devices": [{"index": 0, "name": "Tesla T4"}],
+        "loaded": {"version": "580.95.05", "modules": ["nvidia", "nvidia_uvm"]},
+        "nvml": {"error": None, "driver_version": "580.95.05"},
+    }
+    assert diagnose(known, "all is well")["status"] == "unknown"
+    assert diagnose(known, facts={"gpu_stack": {"driver": listed}})["status"] == "healthy"
+    assert diagnose(known, "ERROR: boom", {"gpu_stack": {"driver": listed}})["status"] == "unknown"
+    assert diagnose(known, "ERROR: boom", {"framework": works})["status"] == "healthy"
+    assert (
+        diagnose(known, facts={"framework": {**works, "gpus_listed": 0, "available": False}})["status"]
+        == "unknown"
+    )
