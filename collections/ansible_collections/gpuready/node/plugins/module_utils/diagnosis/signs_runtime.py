@@ -553,17 +553,25 @@ def _toolkit_other_mode(facts: Facts) -> Sign:
     return yes(text) if mode in ("cdi", "csv") else no(text)
 
 
+def _toolkit_settings_known(facts: Facts) -> bool:
+    """An observation that shows no configuration has seen that there is no file: the defaults count."""
+    if facts.get(f"{TOOLKIT}.config.path"):
+        return True
+    return observed(facts) and facts.get(TOOLKIT) is not None
+
+
 @sign("toolkit.no_cgroups", "the toolkit is told to leave the device cgroup alone (no-cgroups)")
 def _toolkit_no_cgroups(facts: Facts) -> Sign:
     value = facts.get(f"{TOOLKIT}.config.no_cgroups")
     if value is None:
-        return no("no-cgroups is not set") if facts.get(f"{TOOLKIT}.config.path") else UNKNOWN
+        return no("no-cgroups is not set") if _toolkit_settings_known(facts) else UNKNOWN
     return yes("config.toml: no-cgroups = true") if value else no("config.toml: no-cgroups = false")
 
 
 @sign("toolkit.ldconfig_missing", "the toolkit's configuration names an ldconfig that is not there")
 def _toolkit_ldconfig(facts: Facts) -> Sign:
     value = facts.get(f"{TOOLKIT}.config.ldconfig_exists")
+    value = facts.get(f"{TOOLKIT}.ldconfig_exists") if value is None else value
     name = facts.get(f"{TOOLKIT}.config.ldconfig")
     if value is None:
         return UNKNOWN
@@ -574,14 +582,14 @@ def _toolkit_ldconfig(facts: Facts) -> Sign:
 def _toolkit_envvar(facts: Facts) -> Sign:
     value = facts.get(f"{TOOLKIT}.config.accept_envvar_unprivileged")
     if value is None:
-        return no("that is not set") if facts.get(f"{TOOLKIT}.config.path") else UNKNOWN
+        return no("that is not set") if _toolkit_settings_known(facts) else UNKNOWN
     text = "config.toml: accept-nvidia-visible-devices-envvar-when-unprivileged = "
     return no(text + "true") if value else yes(text + "false")
 
 
 @sign("toolkit.driver_root", "the toolkit looks for the driver in another root than /")
 def _toolkit_driver_root(facts: Facts) -> Sign:
-    if facts.get(f"{TOOLKIT}.config.path") is None:
+    if not _toolkit_settings_known(facts):
         return UNKNOWN
     root = facts.get(f"{TOOLKIT}.config.root")
     return yes(f"config.toml: root = {root}") if root not in (None, "", "/") else no("its root is /")

@@ -15,20 +15,24 @@ KNOWLEDGE = load_knowledge(skip_broken=True)
 CATALOG = load_catalog()
 
 OLD_HOOK = (
-    "docker: Error response from daemon: OCI runtime create failed: container_linux.go:380: starting container "
+    "docker: Error response from daemon: OCI runtime create failed: container_linux.go:380: starting "
+    "container "
     "process caused: process_linux.go:545: container init caused: Running hook #0:: error running hook: exit "
     "status 1, stdout: , stderr: "
 )
 NEW_HOOK = (
-    "docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI "
-    "runtime create failed: runc create failed: unable to start container process: error during container init: "
+    "docker: Error response from daemon: failed to create task for container: failed to create shim task: "
+    "OCI "
+    "runtime create failed: runc create failed: unable to start container process: error during container "
+    "init: "
     "error running prestart hook #0: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\n"
 )
 MERGED = "/var/lib/docker/overlay2/4be1f0c2a9/merged"
 DAEMON = "unable to configure the Docker daemon with file /etc/docker/daemon.json: "
 FAILED = (
     "Nov 23 08:01:12 node7 systemd[1]: docker.service: Main process exited, code=exited, status=1/FAILURE\n"
-    "Nov 23 08:01:12 node7 systemd[1]: Failed to start docker.service - Docker Application Container Engine.\n"
+    "Nov 23 08:01:12 node7 systemd[1]: Failed to start docker.service - Docker Application Container "
+    "Engine.\n"
 )
 
 TEXTS = {
@@ -39,15 +43,18 @@ TEXTS = {
     ],
     "docker-not-running": [
         "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
-        "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the "
+        "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct "
+        "and if the "
         "daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory",
         "docker.errors.DockerException: Error while fetching server API version: ('Connection aborted.', "
         "FileNotFoundError(2, 'No such file or directory'))",
     ],
     "docker-masked": ["Failed to start docker.service: Unit docker.service is masked."],
     "docker-socket-not-permitted": [
-        "docker: permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: "
-        'Get "http://%2Fvar%2Frun%2Fdocker.sock/_ping": dial unix /var/run/docker.sock: connect: permission denied.',
+        "docker: permission denied while trying to connect to the Docker daemon socket at "
+        "unix:///var/run/docker.sock: "
+        'Get "http://%2Fvar%2Frun%2Fdocker.sock/_ping": dial unix /var/run/docker.sock: connect: permission '
+        "denied.",
         "docker.errors.DockerException: Error while fetching server API version: ('Connection aborted.', "
         "PermissionError(13, 'Permission denied'))",
     ],
@@ -76,34 +83,42 @@ TEXTS = {
         "/run/containerd/containerd.sock: connect: connection refused"
     ],
     "dockerd-network-setup-failed": [
-        "failed to start daemon: Error initializing network controller: error obtaining controller instance: unable to "
-        "add return rule in DOCKER-ISOLATION-STAGE-1 chain: iptables v1.8.7: can't initialize iptables table `filter'"
+        "failed to start daemon: Error initializing network controller: error obtaining controller "
+        "instance: unable to "
+        "add return rule in DOCKER-ISOLATION-STAGE-1 chain: iptables v1.8.7: can't initialize iptables "
+        "table `filter'"
     ],
     "dockerd-storage-refused": [
         "failed to start daemon: error initializing graphdriver: driver not supported: aufs",
     ],
     "dockerd-pid-file-left": [
-        "failed to start daemon, ensure docker is not running or delete /var/run/docker.pid: process with PID 811 is "
+        "failed to start daemon, ensure docker is not running or delete /var/run/docker.pid: process with "
+        "PID 811 is "
         "still running"
     ],
     "docker-is-snap": [
-        "$ docker info | grep Root\n Docker Root Dir: /var/snap/docker/common/var-lib-docker\n$ docker run --gpus all "
-        'ubuntu nvidia-smi\ndocker: Error response from daemon: could not select device driver "" with capabilities: '
+        "$ docker info | grep Root\n Docker Root Dir: /var/snap/docker/common/var-lib-docker\n$ docker run "
+        "--gpus all "
+        'ubuntu nvidia-smi\ndocker: Error response from daemon: could not select device driver "" with '
+        "capabilities: "
         "[[gpu]]."
     ],
     "docker-is-rootless": [
         NEW_HOOK
         + "nvidia-container-cli: mount error: failed to add device rules: unable to find any existing device "
-        "filters attached to the cgroup: bpf_prog_query(BPF_CGROUP_DEVICE) failed: operation not permitted: unknown"
+        "filters attached to the cgroup: bpf_prog_query(BPF_CGROUP_DEVICE) failed: operation not permitted: "
+        "unknown"
     ],
     "docker-desktop-no-gpu": [
-        "$ docker context ls\nNAME              DESCRIPTION    DOCKER ENDPOINT\ndefault           Current DOCKER_HOST\n"
+        "$ docker context ls\nNAME              DESCRIPTION    DOCKER ENDPOINT\ndefault           Current "
+        "DOCKER_HOST\n"
         "desktop-linux *   Docker Desktop unix:///home/ada/.docker/desktop/docker.sock\n$ uname -a\n"
         "Linux ada 6.5.0-26-generic x86_64 GNU/Linux\n$ docker run --gpus all ubuntu nvidia-smi\n"
         'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].'
     ],
     "docker-too-old": [
-        "$ docker run --gpus all nvidia/cuda:12.4.1-base-ubuntu22.04 nvidia-smi\nunknown flag: --gpus\nSee 'docker run "
+        "$ docker run --gpus all nvidia/cuda:12.4.1-base-ubuntu22.04 nvidia-smi\nunknown flag: --gpus\nSee "
+        "'docker run "
         "--help'.",
         'docker: "--gpus" requires API version 1.40, but the Docker daemon API version is 1.39.',
     ],
@@ -112,30 +127,38 @@ TEXTS = {
     ],
     "inotify-limit": [
         "ENOSPC: System limit for number of file watchers reached, watch '/app/src'",
-        "Failed to create control group inotify object: Too many open files\nfailed to create fsnotify watcher: too "
+        "Failed to create control group inotify object: Too many open files\nfailed to create fsnotify "
+        "watcher: too "
         "many open files",
     ],
     # the toolkit
     "toolkit-missing": [
         'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].',
-        'Error response from daemon: could not select device driver "nvidia" with capabilities: [[gpu compute utility]]',
-        'ERROR: for web  Cannot start service web: could not select device driver "nvidia" with\ncapabilities: [[gpu]]',
+        'Error response from daemon: could not select device driver "nvidia" with capabilities: [[gpu '
+        "compute utility]]",
+        'ERROR: for web  Cannot start service web: could not select device driver "nvidia" '
+        "with\ncapabilities: [[gpu]]",
     ],
     "runtime-missing-from-daemon-json": [
         "docker: Error response from daemon: Unknown runtime specified nvidia.",
         "Error response from daemon: unknown or invalid runtime name: nvidia",
     ],
     "runtime-program-missing": [
-        "ii  nvidia-container-toolkit 1.14.3-1 amd64 NVIDIA Container toolkit\ndocker: Error response from daemon: OCI "
-        "runtime create failed: unable to retrieve OCI runtime error (open /run/containerd/io.containerd.runtime.v2"
-        ".task/moby/ab/log.json: no such file or directory): fork/exec /opt/nvidia/bin/nvidia-container-runtime: no "
+        "ii  nvidia-container-toolkit 1.14.3-1 amd64 NVIDIA Container toolkit\ndocker: Error response from "
+        "daemon: OCI "
+        "runtime create failed: unable to retrieve OCI runtime error (open "
+        "/run/containerd/io.containerd.runtime.v2"
+        ".task/moby/ab/log.json: no such file or directory): fork/exec "
+        "/opt/nvidia/bin/nvidia-container-runtime: no "
         "such file or directory: unknown."
     ],
     "toolkit-versions-mixed": [
-        "nvidia-container-cli: symbol lookup error: nvidia-container-cli: undefined symbol: nvc_imex_free, version NVC_1.0"
+        "nvidia-container-cli: symbol lookup error: nvidia-container-cli: undefined symbol: nvc_imex_free, "
+        "version NVC_1.0"
     ],
     "runtime-finds-no-runc": [
-        "docker: Error response from daemon: OCI runtime create failed: error constructing low-level runtime: error "
+        "docker: Error response from daemon: OCI runtime create failed: error constructing low-level "
+        "runtime: error "
         "locating runtime: no runtime binary found from candidate list: [docker-runc runc]"
     ],
     "hook-refused-in-this-mode": [
@@ -149,8 +172,10 @@ TEXTS = {
     ],
     "toolkit-bpf-rejected": [
         NEW_HOOK
-        + "nvidia-container-cli: mount error: failed to add device rules: unable to generate new device filter "
-        "program from existing programs: unable to create new device filters program: load program: invalid argument: "
+        + "nvidia-container-cli: mount error: failed to add device rules: unable to generate new device "
+        "filter "
+        "program from existing programs: unable to create new device filters program: load program: invalid "
+        "argument: "
         "last insn is not an exit or jmp\nprocessed 0 insns (limit 1000000) max_states_per_insn 0: unknown."
     ],
     "toolkit-imex-bug": [
@@ -163,7 +188,8 @@ TEXTS = {
     ],
     "ldconfig-failed-in-container": [
         OLD_HOOK
-        + "nvidia-container-cli: ldcache error: process /sbin/ldconfig.real failed with error code: 1: unknown."
+        + "nvidia-container-cli: ldcache error: process /sbin/ldconfig.real failed with error code: 1: "
+        "unknown."
     ],
     "toolkit-lacks-privileges": [
         "nvidia-container-cli: permission error: capability change failed: operation not permitted",
@@ -173,14 +199,18 @@ TEXTS = {
     ],
     # CDI
     "cdi-spec-missing": [
-        "docker: Error response from daemon: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=all",
+        "docker: Error response from daemon: CDI device injection failed: unresolvable CDI devices "
+        "nvidia.com/gpu=all",
         "Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=all",
     ],
     "cdi-spec-stale": [
-        'docker: Error response from daemon: OCI runtime create failed: error mounting "/usr/lib/x86_64-linux-gnu/'
-        'libnvidia-ml.so.535.54.03" to rootfs at "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.535.54.03": mount src=…: '
+        "docker: Error response from daemon: OCI runtime create failed: error mounting "
+        '"/usr/lib/x86_64-linux-gnu/'
+        'libnvidia-ml.so.535.54.03" to rootfs at "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.535.54.03": '
+        "mount src=…: "
         "no such file or directory: unknown",
-        "Error: crun: cannot stat `/usr/lib64/libEGL_nvidia.so.535.86.05`: No such file or directory: OCI runtime "
+        "Error: crun: cannot stat `/usr/lib64/libEGL_nvidia.so.535.86.05`: No such file or directory: OCI "
+        "runtime "
         "attempted to invoke a command that was not found",
     ],
     "cdi-feature-off": [
@@ -190,58 +220,73 @@ TEXTS = {
     ],
     # Kubernetes, swarm
     "kubernetes-no-runtime-handler": [
-        "Warning  FailedCreatePodSandBox  3s (x5 over 50s)  kubelet  Failed to create pod sandbox: rpc error: code = "
+        "Warning  FailedCreatePodSandBox  3s (x5 over 50s)  kubelet  Failed to create pod sandbox: rpc "
+        "error: code = "
         'Unknown desc = failed to get sandbox runtime: no runtime for "nvidia" is configured'
     ],
     "kubernetes-plugin-without-runtime": [
-        "I0923 main.go:256] Retrieving plugins.\nW0923 factory.go:31] No valid resources detected, creating a null CDI "
-        "handler\nE0923 factory.go:115] Incompatible platform detected\nE0923 factory.go:116] If this is a GPU node, "
+        "I0923 main.go:256] Retrieving plugins.\nW0923 factory.go:31] No valid resources detected, creating "
+        "a null CDI "
+        "handler\nE0923 factory.go:115] Incompatible platform detected\nE0923 factory.go:116] If this is a "
+        "GPU node, "
         "did you configure the NVIDIA Container Toolkit?"
     ],
     "kubernetes-gpu-not-advertised": [
-        "Warning  FailedScheduling  12s  default-scheduler  0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+        "Warning  FailedScheduling  12s  default-scheduler  0/3 nodes are available: 3 Insufficient "
+        "nvidia.com/gpu."
     ],
     "kubernetes-no-runtime-class": ['pod rejected: RuntimeClass "nvidia" not found'],
     "kubernetes-limit-missing": [
-        'The Pod "train" is invalid: spec.containers[0].resources.limits: Required value: Limit must be set for non '
+        'The Pod "train" is invalid: spec.containers[0].resources.limits: Required value: Limit must be set '
+        "for non "
         "overcommitable resources"
     ],
     "swarm-without-generic-resource": ["2 tasks: no suitable node (insufficient resources on 2 nodes)"],
     # image and registry
     "registry-unreachable": [
-        'Error response from daemon: Get "https://registry-1.docker.io/v2/": net/http: request canceled while waiting '
+        'Error response from daemon: Get "https://registry-1.docker.io/v2/": net/http: request canceled '
+        "while waiting "
         "for connection (Client.Timeout exceeded while awaiting headers)",
-        'Error response from daemon: Get "https://registry.example.org:5000/v2/": dial tcp 10.0.0.7:5000: connect: '
+        'Error response from daemon: Get "https://registry.example.org:5000/v2/": dial tcp 10.0.0.7:5000: '
+        "connect: "
         "connection refused",
     ],
     "registry-name-not-resolved": [
-        'docker: Error response from daemon: Get "https://nvcr.io/v2/": dial tcp: lookup nvcr.io on 127.0.0.53:53: '
+        'docker: Error response from daemon: Get "https://nvcr.io/v2/": dial tcp: lookup nvcr.io on '
+        "127.0.0.53:53: "
         "server misbehaving."
     ],
     "registry-proxy-refuses": [
-        'Error response from daemon: Get "https://registry-1.docker.io/v2/": proxyconnect tcp: dial tcp 10.1.1.1:3128: '
+        'Error response from daemon: Get "https://registry-1.docker.io/v2/": proxyconnect tcp: dial tcp '
+        "10.1.1.1:3128: "
         "connect: connection refused"
     ],
     "registry-untrusted": [
-        'Error response from daemon: Get "https://reg.example.org/v2/": tls: failed to verify certificate: x509: '
+        'Error response from daemon: Get "https://reg.example.org/v2/": tls: failed to verify certificate: '
+        "x509: "
         "certificate signed by unknown authority",
-        'Error response from daemon: Get "https://reg.example.org:5000/v2/": http: server gave HTTP response to HTTPS '
+        'Error response from daemon: Get "https://reg.example.org:5000/v2/": http: server gave HTTP '
+        "response to HTTPS "
         "client",
     ],
     "certificate-out-of-date": [
-        "x509: certificate has expired or is not yet valid: current time 2018-01-01T00:00:10Z is before 2026-01-01"
+        "x509: certificate has expired or is not yet valid: current time 2018-01-01T00:00:10Z is before "
+        "2026-01-01"
     ],
     "registry-login-needed": [
-        'Error response from daemon: Head "https://nvcr.io/v2/nvidia/x/manifests/1": unauthorized: authentication required'
+        'Error response from daemon: Head "https://nvcr.io/v2/nvidia/x/manifests/1": unauthorized: '
+        "authentication required"
     ],
     "registry-rate-limit": [
-        "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating."
+        "toomanyrequests: You have reached your pull rate limit. You may increase the limit by "
+        "authenticating."
     ],
     "image-not-found": [
         "Error response from daemon: manifest for tensorflow/tensorflow:2.99-gpu not found: manifest unknown"
     ],
     "cuda-image-tag-withdrawn": [
-        "Error response from daemon: manifest for nvidia/cuda:latest not found: manifest unknown: manifest unknown",
+        "Error response from daemon: manifest for nvidia/cuda:latest not found: manifest unknown: manifest "
+        "unknown",
         "docker: Error response from daemon: manifest for nvidia/cuda:11.0-base not found: manifest unknown.",
     ],
     "image-other-architecture": [
@@ -256,14 +301,20 @@ TEXTS = {
     # the request
     "gpus-not-requested": [
         "$ docker run -it --rm tensorflow/tensorflow:2.9.0-gpu python -c 'import tensorflow as tf'\n"
-        "2026-11-23 E tensorflow/stream_executor/cuda/cuda_driver.cc:271] failed call to cuInit: CUDA_ERROR_NO_DEVICE: "
-        "no CUDA-capable device is detected\n2026-11-23 I tensorflow/stream_executor/cuda/cuda_diagnostics.cc:156] no "
+        "2026-11-23 E tensorflow/stream_executor/cuda/cuda_driver.cc:271] failed call to cuInit: "
+        "CUDA_ERROR_NO_DEVICE: "
+        "no CUDA-capable device is detected\n2026-11-23 I "
+        "tensorflow/stream_executor/cuda/cuda_diagnostics.cc:156] no "
         "NVIDIA GPU device is present: /dev/nvidia0 does not exist",
-        "$ docker run -it --rm nvcr.io/nvidia/pytorch:23.10-py3\n\nWARNING: The NVIDIA Driver was not detected.  GPU "
-        "functionality will not be available.\n   Use the NVIDIA Container Toolkit to start this container with GPU "
+        "$ docker run -it --rm nvcr.io/nvidia/pytorch:23.10-py3\n\nWARNING: The NVIDIA Driver was not "
+        "detected.  GPU "
+        "functionality will not be available.\n   Use the NVIDIA Container Toolkit to start this container "
+        "with GPU "
         "support.",
-        "$ docker run --rm ubuntu:22.04 nvidia-smi\ndocker: Error response from daemon: failed to create task for "
-        "container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start "
+        "$ docker run --rm ubuntu:22.04 nvidia-smi\ndocker: Error response from daemon: failed to create "
+        "task for "
+        "container: failed to create shim task: OCI runtime create failed: runc create failed: unable to "
+        "start "
         'container process: exec: "nvidia-smi": executable file not found in $PATH: unknown.',
     ],
     "compose-too-old": [
@@ -272,16 +323,20 @@ TEXTS = {
         "services.train.deploy.resources.reservations Additional property devices is not allowed",
     ],
     "compose-reservation-malformed": [
-        "validating docker-compose.yml: services.a.deploy.resources.reservations.devices.0 missing property 'capabilities'",
+        "validating docker-compose.yml: services.a.deploy.resources.reservations.devices.0 missing property "
+        "'capabilities'",
         '"count" and "device_ids" attributes are exclusive',
     ],
     "gpus-flag-after-image": [
-        'docker: Error response from daemon: OCI runtime create failed: exec: "--gpus": executable file not found in '
+        'docker: Error response from daemon: OCI runtime create failed: exec: "--gpus": executable file not '
+        "found in "
         "$PATH: unknown."
     ],
     "gpu-in-docker-build": [
-        "#14 [stage-1 6/9] RUN python setup.py install\n#14 21.3     arch_list[-1] += '+PTX'\n#14 21.3 IndexError: list "
-        'index out of range\nERROR: failed to solve: process "/bin/sh -c python setup.py install" did not complete '
+        "#14 [stage-1 6/9] RUN python setup.py install\n#14 21.3     arch_list[-1] += '+PTX'\n#14 21.3 "
+        "IndexError: list "
+        'index out of range\nERROR: failed to solve: process "/bin/sh -c python setup.py install" did not '
+        "complete "
         "successfully: exit code: 1"
     ],
     "requested-gpu-absent": [
@@ -292,7 +347,8 @@ TEXTS = {
         "unsupported capabilities found in 'compute,vulkan' (allowed 'compute,utility')",
     ],
     "visible-devices-refused": [
-        "nvidia-container-cli.real: insufficient privileges to read device list from NVIDIA_VISIBLE_DEVICES envvar"
+        "nvidia-container-cli.real: insufficient privileges to read device list from NVIDIA_VISIBLE_DEVICES "
+        "envvar"
     ],
     "mig-configuration-not-privileged": [
         "cannot set MIG_CONFIG_DEVICES in non privileged container",
@@ -307,8 +363,8 @@ TEXTS = {
         "libnvidia-ml.so.1: file exists: unknown."
     ],
     "run-mounted-over": [
-        OLD_HOOK
-        + f"nvidia-container-cli: mount error: file creation failed: {MERGED}/run/nvidia-persistenced/socket: "
+        OLD_HOOK + f"nvidia-container-cli: mount error: file creation failed: "
+        f"{MERGED}/run/nvidia-persistenced/socket: "
         "no such device or address: unknown."
     ],
     "container-read-only": [
@@ -318,18 +374,21 @@ TEXTS = {
     ],
     "image-on-musl": [
         "Error loading shared library libcuda.so.1: No such file or directory (needed by /app/bin)\n"
-        "Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by /usr/lib/libcuda.so.1)"
+        "Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by "
+        "/usr/lib/libcuda.so.1)"
     ],
     "image-glibc-too-old": [
         "nvidia-smi: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by "
         "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1)"
     ],
     "stub-libcuda-first": [
-        "$ docker run --gpus all -e LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs img python a.py\nfailed call to cuInit: "
+        "$ docker run --gpus all -e LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs img python a.py\nfailed "
+        "call to cuInit: "
         "CUDA_ERROR_STUB_LIBRARY: CUDA driver is a stub library"
     ],
     "shm-too-small": [
-        "RuntimeError: DataLoader worker (pid 114) is killed by signal: Bus error. It is possible that dataloader's "
+        "RuntimeError: DataLoader worker (pid 114) is killed by signal: Bus error. It is possible that "
+        "dataloader's "
         "workers are out of shared memory. Please try to raise your shared memory limit."
     ],
 }
@@ -363,13 +422,19 @@ def test_wrapping_and_prefixes_change_nothing(cause, text):
     "text",
     [
         "$ docker run --rm --gpus all tensorflow/tensorflow:2.9.0-gpu python -c 'import tensorflow as tf; "
-        "print(tf.config.list_physical_devices())'\n[PhysicalDevice(name='/physical_device:GPU:0', device_type='GPU')]",
-        "$ docker info\n Server Version: 24.0.7\n Runtimes: io.containerd.runc.v2 nvidia runc\n Default Runtime: runc\n"
+        "print(tf.config.list_physical_devices())'\n[PhysicalDevice(name='/physical_device:GPU:0', "
+        "device_type='GPU')]",
+        "$ docker info\n Server Version: 24.0.7\n Runtimes: io.containerd.runc.v2 nvidia runc\n Default "
+        "Runtime: runc\n"
         " Docker Root Dir: /var/lib/docker",
-        "NOTE: The SHMEM allocation limit is set to the default of 64MB.  This may be\n   insufficient for PyTorch.",
-        "Nov 23 10:00:00 node7 systemd[1]: Reloading requested from client PID 71 ('systemctl')\n# systemctl daemon-reload",
-        "$ docker build -t me/app .\n#5 [2/4] RUN apt-get update\n#5 DONE 4.2s\n#9 exporting to image\n#9 DONE 0.1s",
-        "$ docker pull hello-world\nUsing default tag: latest\nStatus: Image is up to date for hello-world:latest",
+        "NOTE: The SHMEM allocation limit is set to the default of 64MB.  This may be\n   insufficient for "
+        "PyTorch.",
+        "Nov 23 10:00:00 node7 systemd[1]: Reloading requested from client PID 71 ('systemctl')\n# "
+        "systemctl daemon-reload",
+        "$ docker build -t me/app .\n#5 [2/4] RUN apt-get update\n#5 DONE 4.2s\n#9 exporting to image\n#9 "
+        "DONE 0.1s",
+        "$ docker pull hello-world\nUsing default tag: latest\nStatus: Image is up to date for "
+        "hello-world:latest",
     ],
 )
 def test_a_sound_text_has_no_cause(text):
