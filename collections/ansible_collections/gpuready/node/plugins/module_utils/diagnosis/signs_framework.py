@@ -526,8 +526,8 @@ def _jax_plugin_differs(facts: Facts) -> Sign:
     plugins = {n: version_of(v) for n, v in found.items() if re.match(r"jax-cuda\d+-(plugin|pjrt)$", n)}
     if not own or not plugins:
         return UNKNOWN
-    # The plugin may be behind by a patch release, not by more (docs.jax.dev).
-    other = [f"{n} {v}" for n, v in plugins.items() if v and v.split(".")[:2] != own.split(".")[:2]]
+    # jaxlib takes a plugin of its very own release only.
+    other = [f"{n} {v}" for n, v in plugins.items() if v and v != own]
     return yes(f"jaxlib {own}", *other) if other else no(f"jaxlib {own}", *plugins)
 
 
@@ -853,6 +853,16 @@ def _devices_given(facts: Facts) -> int | None:
     # In a text, only nvidia-smi names all of them; a framework names those that it was shown.
     whole = facts.get("gpu_stack.schema") is not None or facts.get("gpu_stack.driver.nvml.source")
     return len(devices) if whole and isinstance(devices, (list, tuple)) and devices else None
+
+
+@sign("env.scheduler_gave_none", "a job scheduler wrote into CUDA_VISIBLE_DEVICES that the job has no GPU")
+def _scheduler_gave_none(facts: Facts) -> Sign:
+    value = _visible(facts)
+    if value is None:
+        return UNKNOWN
+    words = f"CUDA_VISIBLE_DEVICES={value}"
+    # Slurm's own word; an empty value may be anybody's.
+    return yes(words) if _first_of(value).lower() == "nodevfiles" else UNKNOWN
 
 
 @sign("env.index_out_of_range", "CUDA_VISIBLE_DEVICES begins with a GPU number that is not there")

@@ -3,6 +3,7 @@
 Own host names and paths; nothing here is anybody's report. Each text is tried as it is, and in the middle of noise.
 """
 
+# ruff: noqa: E501  (what programs print is as long as it is)
 from __future__ import annotations
 
 import textwrap
@@ -295,7 +296,9 @@ CASES = {
         "AssertionError: libcuda.so cannot found!\n",
         "/usr/bin/ld: cannot find -lcuda: No such file or directory\ncollect2: error: ld returned 1 exit status\n",
     ],
-    "triton-without-compiler": ["RuntimeError: Failed to find C compiler. Please specify via CC environment variable.\n"],
+    "triton-without-compiler": [
+        "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.\n"
+    ],
     "bitsandbytes-without-cuda": [
         "The installed version of bitsandbytes was compiled without GPU support. 8-bit optimizers, 8-bit multiplication, and GPU quantization are unavailable.\n",
     ],
@@ -390,7 +393,9 @@ CASES = {
 #: Told by facts of a container that a text does not have: test_framework_facts.py.
 BY_FACTS_ONLY = {"image-without-cuda", "ld-library-path-overridden"}
 ROWS = [
-    (cause, number, textwrap.dedent(text)) for cause, texts in CASES.items() for number, text in enumerate(texts)
+    (cause, number, textwrap.dedent(text))
+    for cause, texts in CASES.items()
+    for number, text in enumerate(texts)
 ]
 
 
