@@ -108,6 +108,7 @@ def texts_of(facts: Facts) -> list[tuple[str, str]]:
         add(f"{name}'s log", facts.get(f"{place}.log"))
         add(f"nvidia-smi in {name}", facts.get(f"{place}.nvidia_smi.error"))
         add(f"{name}'s start", facts.get(f"{place}.error"))
+        add(f"cuInit in {name}", facts.get(f"{place}.cuda_init.error"))
     add("verification", facts.get("verification.log"))
     add("nvidia-container-cli", facts.get("probes.container_cli.output"))
     return found
@@ -425,14 +426,28 @@ def _consequences(case: _Case, cause: Cause, roots: Sequence[Cause]) -> list[dic
 
 
 def _site(case: _Case, cause: Cause) -> list[dict[str, str]] | None:
-    """What of the node's plan repairs a cause; None without a plan."""
+    """What of the node's plan repairs a cause: nothing where it has a conflict. None without a plan."""
     if case.facts.get("plan") is None:
         return None
+    if case.facts.rows("plan.conflicts"):
+        return []
     return [
         {"id": row["id"], "reason": str(row.get("reason") or "")}
         for row in case.facts.rows("plan.actions")
         if row.get("id") in cause.actions
     ]
+
+
+def _repair(case: _Case, cause: Cause, site: Sequence[Mapping[str, str]] | None) -> str:
+    """Who repairs a cause: as a rule, or, with a plan, on this very node."""
+    if cause.repair == "manual" or site is None:
+        return cause.repair
+    if not site:
+        return "manual"
+    reboots = any(row["id"] == "host.reboot" for row in site)
+    return (
+        "reboot" if reboots or (cause.repair == "reboot" and case.facts.get("plan.reboot.needed")) else "safe"
+    )
 
 
 def _chain(case: _Case, roots: Sequence[Cause]) -> list[dict[str, Any]]:
@@ -514,6 +529,7 @@ def diagnose(
 
     def row(cause: Cause, confidence: float, standing: str) -> dict[str, Any]:
         values = _values(case, cause)
+        site = _site(case, cause)
         return {
             "host": host,
             "layer": cause.layer,
@@ -527,8 +543,8 @@ def diagnose(
             "distinguish": _fill(cause.distinguish, values, view),
             "check": [_fill(text, values, view) for text in cause.check],
             "fix": [_fill(text, values, view) for text in cause.fix],
-            "repair": cause.repair,
-            "site": _site(case, cause),
+            "repair": _repair(case, cause, site),
+            "site": site,
             "consequences": _consequences(case, cause, roots) if standing == "root" else [],
             "see": list(cause.source),
         }

@@ -248,6 +248,24 @@ def test_the_plan_says_what_site_yml_repairs():
     }
     answer = diagnose(known, facts={"plan": plan}, a=True)
     assert answer["causes"][0]["site"] == [{"id": "docker.restart", "reason": "it is older"}]
+    assert answer["causes"][0]["repair"] == "safe"
+
+
+def test_who_repairs_is_what_the_plan_says_of_this_node():
+    """Safe is exactly what site.yml does here, and reboot what it does with one."""
+    known = knowledge(
+        MESSAGES,
+        [cause("one", when="test.a", repair="safe", actions=["driver.reload", "host.reboot"])],
+    )
+
+    def repair(*actions, **plan):
+        rows = [{"id": name, "reason": ""} for name in actions]
+        return diagnose(known, facts={"plan": {"actions": rows, **plan}}, a=True)["causes"][0]["repair"]
+
+    assert repair("driver.reload") == "safe"
+    assert repair("host.reboot") == "reboot"
+    assert repair("docker.restart") == "manual"
+    assert repair("driver.reload", conflicts=[{"id": "apt.broken"}]) == "manual"
 
 
 def test_values_that_are_not_known_keep_their_name_or_take_the_fallback():
