@@ -463,8 +463,10 @@ def _chain(case: _Case, roots: Sequence[Cause]) -> list[dict[str, Any]]:
     return rows
 
 
-def _unexplained(case: _Case, told: set[str]) -> list[str]:
+def _unexplained(case: _Case, roots: Sequence[Cause]) -> list[str]:
     """Lines that complain and that no cause explains."""
+    told = case.explained_by(roots)
+    shown = "\n".join(text for cause in roots for text in _evidence(case, cause))
     known: set[tuple[str, int]] = set()
     for name, message in case.knowledge.messages.items():
         if name in case.hits and (name in told or message.ignorable):
@@ -484,7 +486,7 @@ def _unexplained(case: _Case, told: set[str]) -> list[str]:
                 begin, line = text.line(match.start())
                 at = begin + len(line) + 1
                 short = _short(line)
-                if short in rows or (text.name, begin) in known or _NO_ERROR.search(line):
+                if short in rows or short in shown or (text.name, begin) in known or _NO_ERROR.search(line):
                     continue
                 if not any(pattern.search(line) for pattern in patterns):
                     rows[short] = None
@@ -549,8 +551,7 @@ def diagnose(
             "see": list(cause.source),
         }
 
-    told = case.explained_by(roots)
-    unexplained = _unexplained(case, told)
+    unexplained = _unexplained(case, roots)
     if roots:
         status = "cause_found"
     elif first is None and _works(case, unexplained):
