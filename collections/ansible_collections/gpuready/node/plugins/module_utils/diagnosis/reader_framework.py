@@ -601,6 +601,7 @@ def _python_c(reading: Reading, typed: Command, output: list[str]) -> None:
             _results(reading, place, keys, left, len(arguments))
 
 
+_LOGGED = re.compile(r"^[IWEF] \S+:\d+\]")
 _MENTION = re.compile(
     r"\b(?P<name>tensorflow(?:[-_ ]gpu)?|tf|py ?torch|torch|jax)"
     r"(?:(?:[-_ ](?:gpu|version|installed|is|was)){0,3}(?:\s?(?:==?|:|-)\s?|\s)?)"
@@ -625,7 +626,7 @@ _MENTION = re.compile(
 )
 def _mention(reading: Reading, number: int, text: str, place: Place) -> None:
     """A version in somebody's own words; it counts only if no other version of it is spoken of."""
-    if len(text) > 1000 or text.startswith(("I ", "W ", "E ", "  File ")):
+    if len(text) > 1000 or text.startswith("  File ") or _LOGGED.match(text):
         return
     for match in _MENTION.finditer(text):
         word = match.group("name").lower()
