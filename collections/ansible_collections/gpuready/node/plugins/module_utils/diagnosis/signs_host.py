@@ -14,9 +14,8 @@ from .facts import Facts
 from .signs import SIGNS, UNKNOWN, Sign, no, sign, yes
 
 # What virtual machines are called by systemd-detect-virt and by lscpu; containers are not among them.
-HYPERVISORS = frozenset(
-    ("kvm", "qemu", "vmware", "microsoft", "hyperv", "hyper-v", "oracle", "virtualbox", "xen", "parallels")
-    + ("bhyve", "amazon", "google", "proxmox")
+HYPERVISORS = (
+    "kvm qemu vmware microsoft hyperv hyper-v oracle virtualbox xen parallels bhyve amazon google proxmox"
 )
 # Drivers that give a GPU to a virtual machine.
 PASSTHROUGH = ("vfio-pci", "pci-stub", "xen-pciback")
@@ -133,6 +132,11 @@ def _wsl(facts: Facts) -> bool:
 def _facts_silent(facts: Facts) -> Sign:
     """Always unknown: in `any: [X, facts.silent]` X establishes a cause, and its absence refutes nothing."""
     return UNKNOWN
+
+
+@sign("facts.observed", "the facts were seen on a node, and not read out of a text")
+def _facts_observed(facts: Facts) -> Sign:
+    return yes() if _observed(facts) else UNKNOWN
 
 
 # The bus ----------------------------------------------------------------------------------------------------
@@ -563,18 +567,19 @@ def _module_on_disk(facts: Facts) -> Sign:
     if module:
         return yes("on disk: %s" % (module.get("path") or module.get("version")))
     running = _running(facts)
-    if running and running in _module_kernels(facts):
+    absent = _said(facts, "gpu_stack.driver.on_disk")
+    # A package may be installed, and its files gone: modinfo knows better, where it was asked.
+    if running and running in _module_kernels(facts) and not (absent and _observed(facts)):
         return yes("a module is installed for kernel %s" % running)
-    if _said(facts, "gpu_stack.driver.on_disk"):
-        return no("kernel %s has no module nvidia" % (running or "in use"))
-    return UNKNOWN
+    return no("kernel %s has no module nvidia" % (running or "in use")) if absent else UNKNOWN
 
 
 @sign("module.for_another_kernel", "there is a module, but for another kernel than the running one")
 def _module_for_another_kernel(facts: Facts) -> Sign:
     if facts.get("gpu_stack.driver.loaded") or _holds("module.on_disk", facts):
         return no()
-    running, others = _running(facts), _module_kernels(facts)
+    running = _running(facts)
+    others = [kernel for kernel in _module_kernels(facts) if kernel != running]
     if not running or not others:
         return no() if _holds("module.on_disk", facts) is False and not others else UNKNOWN
     return yes("running: kernel %s" % running, "a module is there for kernel %s" % ", ".join(others))
