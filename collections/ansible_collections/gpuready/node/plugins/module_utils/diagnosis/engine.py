@@ -455,8 +455,13 @@ def _chain(case: _Case, roots: Sequence[Cause]) -> list[dict[str, Any]]:
     for link in LINKS:
         sign = case.sign(f"link.{link.name}")
         state, evidence = sign.state, list(sign.evidence)
-        broken = [cause for cause in roots if cause.link == link.name]
-        if broken and state is None:
+        # A link may look whole and still hold a fault: a GPU is listed, and the kernel reports a Xid.
+        broken = [
+            cause
+            for cause in roots
+            if cause.link == link.name and (state is None or case.confidence(cause) >= FURTHER_ROOT)
+        ]
+        if broken and state is not False:
             state = False
             evidence = [_fill(cause.title, _values(case, cause), case.facts) for cause in broken]
         rows.append({"link": link.name, "layer": link.layer, "state": state, "evidence": evidence})

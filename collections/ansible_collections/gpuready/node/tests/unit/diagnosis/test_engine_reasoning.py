@@ -406,3 +406,15 @@ def test_healthy_needs_a_proof():
         diagnose(known, facts={"framework": {**works, "gpus_listed": 0, "available": False}})["status"]
         == "unknown"
     )
+
+
+def test_a_link_that_looks_whole_is_broken_where_a_root_sits():
+    known = knowledge(MESSAGES, [cause("unsigned", link="nvml", messages={"dmesg.specific": 0.9})])
+    driver = {
+        "devices": [{"index": 0, "name": "Tesla T4"}],
+        "loaded": {"version": "580.95.05", "modules": ["nvidia", "nvidia_uvm"]},
+        "nvml": {"error": None, "driver_version": "580.95.05"},
+    }
+    facts = {"gpu_stack": {"driver": driver}}
+    assert diagnose(known, "all is well", facts)["first_broken"] is None
+    assert diagnose(known, "key of nvidia rejected", facts)["first_broken"] == "nvml"
