@@ -7,7 +7,7 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify resolve diagnose test test-real-driver lint unit bench
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify resolve diagnose test test-real-driver lint unit bench bench-diagnosis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,3 +62,6 @@ unit: env ## the tests that need no lab
 
 bench: env ## print wall times, module executions, apt transactions and SSH connections in the lab
 	$(VENV)/bin/python tests/bench/run.py
+
+bench-diagnosis: env ## inject every fault of tests/faults in the lab and print how many root causes were named
+	$(VENV)/bin/python tests/bench/diagnosis.py

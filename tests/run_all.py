@@ -40,6 +40,7 @@ UNIT_PATHS = (
     "tests/policy",
     "tests/lab/simulator",
     "tests/lab/unit",
+    "tests/faults",
 )
 
 # The driver's whole life: mostly waiting for nodes, so more at once than cores. The longest first.
@@ -81,6 +82,8 @@ STEPS = (
         needs_lab=True,
     ),
     Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True),
+    # Three nodes' faults at a time, each in a pytest of its own; it ends with the benchmark's table.
+    Step("faults", ((PYTHON, "tests/bench/diagnosis.py"),), needs_lab=True),
     Step(
         "life",
         tuple((*PYTEST, "-v", "-m", "lab", f"tests/life/test_{name}.py") for name in LIFE),

@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help=f"only the faults of this node ({', '.join(TABLE.nodes)}, {faulttable.TEXT})",
     )
+    parser.addoption("--fault-host", help="play on this node of the lab, which is there already and stays")
     parser.addoption("--keep-nodes", action="store_true", help="keep the nodes and use them again")
     parser.addoption(
         "--fault-results", help="append what came of each fault to this file, a line of JSON each"
@@ -86,19 +87,18 @@ def laboratory(
         if name not in labs:
             profile = TABLE.nodes[name]
             folder = tmp_path_factory.mktemp(f"runs-{name}")
-            if profile.standing:
-                node = Node.existing(os.environ.get("GPUREADY_FAULTS_NODE", profile.standing))
-                runs = Player(folder, (LAB,), (node.name,))
-                if node.name != profile.standing:  # not in the lab's own inventory
-                    runs = player(folder, [node])
-            else:
-                node = _node(
-                    profile, f"gpulab-faults-{name}" + ("" if keep else f"-{os.getpid()}"), keep=keep
-                )
-                if not keep:
-                    made.append(node)
+            own = f"gpulab-faults-{name}" + ("" if keep else f"-{os.getpid()}")
+            existing = request.config.getoption("--fault-host") or profile.standing
+            node = Node.existing(existing) if existing else _node(profile, own, keep=keep)
+            if not keep and not existing:
+                made.append(node)
+            if profile.standing and existing == profile.standing:
+                runs = Player(folder, (LAB,), (node.name,))  # as the lab's own inventory has it
+            elif profile.workload == "small":
                 publish()
                 runs = player(folder, [node], {node.name: SMALL})
+            else:
+                runs = player(folder, [node])
             lab = FaultLab(profile, TABLE, node, runs, IMAGE)
             if profile.converged:
                 lab.provision()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ LAYERS = ("host", "container_runtime", "framework", "application")
 REPAIRS = ("safe", "reboot", "manual")
 #: Where a transcript is diagnosed, no node is needed.
 TEXT = "text"
-NODE_KEYS = {"gpus", "os", "arguments", "standing", "converged", "workload"}
+NODE_KEYS = {"gpus", "os", "arguments", "standing", "converged", "workload", "like"}
 WAITS = ("", "exited", "printed")
 
 
@@ -79,6 +79,8 @@ class NodeProfile:
     standing: str
     converged: bool
     workload: str
+    #: Plays the pairs of that node's faults, on a node of its own of the same kind.
+    like: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,10 @@ class Table:
     def of(self, node: str) -> list[Fault]:
         """A node's faults, in order."""
         return [fault for fault in self.faults.values() if fault.node == node]
+
+    def node_of_pairs(self, node: str) -> str:
+        """Where pairs of a node's faults are played."""
+        return next((profile.name for profile in self.nodes.values() if profile.like == node), node)
 
     def groups(self, node: str) -> dict[str, list[Fault]]:
         """A node's faults that one run repairs together."""
@@ -140,6 +146,9 @@ def load() -> Table:
     for name, row in data["nodes"].items():
         if set(row) - NODE_KEYS:
             raise TableError(f"node {name}: unknown keys: {', '.join(sorted(set(row) - NODE_KEYS))}")
+        if "like" in row:
+            nodes[name] = replace(nodes[row["like"]], name=name, like=row["like"])
+            continue
         nodes[name] = NodeProfile(
             name=name,
             gpus=row.get("gpus", ""),

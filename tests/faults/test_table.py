@@ -106,7 +106,10 @@ def test_expected_cause_is_known_with_this_layer_and_repair(fault: faulttable.Fa
         f"no such cause; near: {[name for name in causes if name[:6] == fault.cause[:6]]}"
     )
     known = causes[fault.cause]
-    assert (known.layer, known.repair) == (fault.layer, fault.repair)
+    assert known.layer == fault.layer
+    # What repairs it on a node is read from its plan; what nobody but a person repairs, no plan does.
+    assert (known.repair == "manual") <= (fault.repair == "manual")
+    assert (fault.repair == "manual") <= (known.repair == "manual" or bool(fault.by_hand))
 
 
 def test_readme_has_the_table() -> None:
