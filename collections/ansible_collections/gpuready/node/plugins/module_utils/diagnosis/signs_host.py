@@ -1086,6 +1086,14 @@ def _wsl_is(facts: Facts) -> Sign:
     return UNKNOWN
 
 
+@sign("host.windows", "the host is Windows itself, not WSL")
+def _host_windows(facts: Facts) -> Sign:
+    system = facts.get("platform.os")
+    if system is None or _wsl(facts):
+        return UNKNOWN if system is None else no("it is WSL")
+    return yes("it is Windows") if str(system).lower() == "windows" else no()
+
+
 @sign("wsl.linux_driver", "a Linux driver is installed within WSL")
 def _wsl_linux_driver(facts: Facts) -> Sign:
     if not _wsl(facts):
