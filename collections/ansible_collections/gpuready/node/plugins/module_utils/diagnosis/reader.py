@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import reader_framework, reader_host, reader_runtime
-from .reader_base import Reading
+from .reader_base import Reading, fetch, put
 from .reader_shell import CONTAINER, Place, Transcript
 from .reader_text import Line, clean, normalise
 
@@ -75,6 +75,15 @@ def _facts(reading: Reading) -> dict[str, Any]:
             facts["container"]["env"] = dict(container.env)
     framework = _framework(transcript, container)
     reader_framework.mentioned(reading, framework)
+    silent = reading.not_collected
+    if silent is not None and framework.get("available") is False and framework.get("cuda"):
+        # PyTorch's report asks nvidia-smi: it is not there, or fails.
+        error = "collect_env: nvidia-smi gives no answer"
+        if silent.inside and "container" in facts:
+            facts["container"].setdefault("nvidia_smi", {"ok": False, "error": error, "driver_version": None})
+        elif not silent.inside and _unheard(reading):
+            nvml = {"source": "nvidia-smi", "driver_version": None, "cuda_version": None, "error": error}
+            put(facts.setdefault("gpu_stack", {}), "driver.nvml", nvml)
     if len(reading.pythons) > 1:
         framework["pythons"] = reading.pythons
         failing = [one for one in reading.pythons if one.get("available") is False and one.get("name")]
@@ -102,6 +111,11 @@ def _facts(reading: Reading) -> dict[str, Any]:
     if reading.probes:
         facts["probes"] = reading.probes
     return facts
+
+
+def _unheard(reading: Reading) -> bool:
+    """Has nvidia-smi said nothing at all, neither a table nor an error?"""
+    return fetch(reading.stack, "driver.nvml") is None and not fetch(reading.stack, "driver.loaded")
 
 
 def _container(reading: Reading) -> Place | None:

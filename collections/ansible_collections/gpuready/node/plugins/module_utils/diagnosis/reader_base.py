@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .reader_shell import CONTAINER, WINDOWS, Command, Place, Transcript, relevant
+from .reader_shell import CONTAINER, WINDOWS, Command, Place, Transcript, assignments, parse_launch, relevant
 
 LineParser = Callable[["Reading", int, str, Place], None]
 StatementParser = Callable[["Reading", str, "list[str]", Place], None]
@@ -90,6 +90,12 @@ def version(text: str | None) -> str | None:
     return match.group(1) if match else None
 
 
+def _assigned(reading: Reading, typed: Command, output: list[str]) -> None:
+    """`CUDA_VISIBLE_DEVICES=1 python train.py`."""
+    for name, value in assignments(typed.words).items():
+        reading.environ(name, value, typed.output_in)
+
+
 class Reading:
     """One text while it is read."""
 
@@ -101,6 +107,7 @@ class Reading:
         self.probes: dict[str, Any] = {}
         self.kernel_log: list[str] = []
         self.windows_lines = 0
+        self.not_collected: Place | None = None
         self.pythons: list[dict[str, Any]] = []
         self.mentions: dict[str, set[str]] = {}
 
@@ -178,6 +185,8 @@ class Reading:
                 found += 1
                 position = text.find(literal, starts[number + 1])
         for index, typed in enumerate(self.transcript.commands[:MOST]):
+            if "=" in typed.text.partition(" ")[0] and parse_launch(typed.words) is None:
+                events.append((typed.number, 0, index, (_assigned, typed)))
             for parser in COMMAND_PARSERS.get(typed.program, ()):
                 events.append((typed.number, 0, index, (parser, typed)))
         statements = self.transcript.statements[:MOST]

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from .reader_base import Reading, command, fetch, on, put, statement, version
-from .reader_shell import Command, Place, assignments, relevant
+from .reader_shell import Command, Place
 
 _FRAMEWORKS = {
     "torch": "pytorch",
@@ -123,7 +123,7 @@ def _package(reading: Reading, place: Place, name: str, number: str, build: str 
 
 
 _PIP_ROW = re.compile(
-    r"^(?:\[(?:pip3?|conda)\] )?(?P<name>[A-Za-z][\w.-]*?)(?:=="
+    r"^(?:\[(?:pip3?|conda)\] | ?\+ )?(?P<name>[A-Za-z][\w.-]*?)(?:=="
     r"|\s{1,60})(?P<version>\d[\w.+!-]*)(?:\s+(?P<rest>\S.*))?$"
 )
 
@@ -144,7 +144,7 @@ _PIP_ROW = re.compile(
     "cuda-",
 )
 def _pip_row(reading: Reading, number: int, text: str, place: Place) -> None:
-    if len(text) > 300 or text[0] in "|+-#>$EWI ":
+    if len(text) > 300 or (text[0] in "|+-#>$EWI " and not re.match(r"^ ?\+ [a-z]", text)):
         return
     match = _PIP_ROW.match(text)
     if not match or not _PACKAGE.match(match.group("name").lower().replace("_", "-")):
@@ -251,6 +251,8 @@ def _report(reading: Reading, number: int, text: str, place: Place) -> None:
 
         if reading.platform.get("os") != "windows":
             _loaded(reading, value.split()[0], None)
+    elif key in ("Nvidia driver version", "NVIDIA driver version") and value == "Could not collect":
+        reading.not_collected = place
     elif key == "Python version":
         found = re.match(r"^(\d\.\d+(?:\.\d+)?)", value)
         if found:
@@ -566,9 +568,6 @@ def _results(reading: Reading, place: Place, keys: list[str], lines: list[str], 
 def _python_c(reading: Reading, typed: Command, output: list[str]) -> None:
     """`python -c "import torch; print(torch.cuda.is_available())"`, here or in a container."""
     place = typed.output_in
-    for name, value in assignments(typed.words).items():
-        if relevant(name) and typed.program.startswith("python"):
-            reading.environ(name, value, place)
     if "-c" not in typed.words:
         return
     code = typed.words[typed.words.index("-c") + 1 :][:1]
@@ -841,7 +840,7 @@ def _tf_cudnn(reading: Reading, number: int, text: str, place: Place) -> None:
     joined = " ".join([text, *reading.following(number, 1)])
     match = re.search(
         r"Loaded runtime CuDNN library: (?P<loaded>\d+(?:\.\d+)+"
-        r"|\d{4,}).{0,40}? but source was compiled with: (?P<built>\d+(?:\.\d+)+|\d{4,})",
+        r"|\d{4,}).{0,40}? but source was compiled with:? (?P<built>\d+(?:\.\d+)+|\d{4,})",
         joined,
     )
     if match:

@@ -156,9 +156,16 @@ def _smi_rows(reading: Reading, number: int, place: Place) -> list[dict[str, Any
     return devices
 
 
+# Of NVML's words for its errors, only whole ones: people write titles with them, too.
 _SMI_FAILURE = re.compile(
-    r"(?P<error>Failed to initialize NVML: .+|NVIDIA-SMI has failed because .+|NVIDIA-SMI couldn't .+"
-    r"|Unable to determine the device handle for .+|Failed to properly shut down NVML.*)"
+    r"^\s*(?:sudo: )?(?P<error>Failed to initialize NVML: (?:Driver/library version "
+    r"mismatch|Unknown Error|Insufficient Permissions"
+    r"|GPU access blocked by the operating system|Driver Not Loaded"
+    r"|NVML Shared Library Not Found|GPU is lost|Not Found"
+    r"|No supported GPUs were found|Timeout|GPU requires reset|Uninitialized|Not Supported|Function Not Found"
+    r"|Insufficient External Power|Insufficient Memory|In use by another client)"
+    r"|NVIDIA-SMI has failed because [^\"]+|NVIDIA-SMI couldn't [^\"]+"
+    r"|Unable to determine the device handle for [^\"]+)\W*$"
 )
 
 
@@ -169,10 +176,10 @@ _SMI_FAILURE = re.compile(
     "Unable to determine the device handle",
 )
 def _smi_failure(reading: Reading, number: int, text: str, place: Place) -> None:
-    match = _SMI_FAILURE.search(text)
-    if not match or match.start() > 60:
+    match = _SMI_FAILURE.match(text)
+    if not match:
         return
-    error = match.group("error").strip().strip("`'\"")
+    error = match.group("error").strip()
     for more in reading.following(number, 2):
         if not error.endswith(".") and more and re.match(r"^(?:[a-z]|Make sure|running|NVML library)", more):
             error += " " + more.strip()
@@ -1015,6 +1022,18 @@ def _apt_list(reading: Reading, number: int, text: str, place: Place) -> None:
     if match and reading.concerns_host(place):
         status = "installed" if match.group("state") == "installed" else "config-files"
         _package(reading, match.group("name"), match.group("version"), status, None)
+
+
+@on("Setting up ")
+def _set_up(reading: Reading, number: int, text: str, place: Place) -> None:
+    """apt's and dpkg's word that a package is configured now."""
+    match = re.match(
+        r"^\s*Setting up (?P<name>[a-z0-9][a-z0-9+.-]+)(?::\w+)? \((?P<version>\S*\d\S*)\) "
+        r"\.\.\.",
+        text,
+    )
+    if match and reading.concerns_host(place):
+        _package(reading, match.group("name"), match.group("version"), "installed", None)
 
 
 @on("Candidate: ")

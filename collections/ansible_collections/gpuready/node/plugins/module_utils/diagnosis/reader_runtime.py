@@ -139,6 +139,33 @@ def _snap(reading: Reading, number: int, text: str, place: Place) -> None:
         _docker(reading, "snap", True, place)
 
 
+@on("/nvidia-container-runtime", "/nvidia-ctk", "/nvidia-cdi-hook")
+def _binary(reading: Reading, number: int, text: str, place: Place) -> None:
+    """A line of `ls -l`."""
+    match = re.match(
+        r"^-\S{9}[.+]?\s+\d+\s.*\s(?P<path>/\S*/(?P<name>nvidia-ctk|nvidia-cdi-hook"
+        r"|nvidia-container-runtime(?:-hook)?))$",
+        text,
+    )
+    if match and reading.concerns_host(place):
+        put(reading.stack, "container_runtime.toolkit.binaries." + match.group("name"), match.group("path"))
+
+
+@command("docker")
+def _contexts(reading: Reading, typed: Command, output: list[str]) -> None:
+    """`docker context ls` marks the one in use."""
+    if "context" not in typed.words[:4]:
+        return
+    for line in output[:20]:
+        match = re.match(r"^(?P<name>[\w.-]+)\s?\*\s", line)
+        if match:
+            _docker(reading, "context", match.group("name"), typed.output_in)
+            if match.group("name").startswith("desktop"):
+                reading.platform["docker_desktop"] = True
+            elif match.group("name") == "rootless":
+                _docker(reading, "rootless", True, typed.output_in)
+
+
 @command("snap")
 def _snap_list(reading: Reading, typed: Command, output: list[str]) -> None:
     if typed.words[-1:] and "list" in typed.words:

@@ -52,7 +52,8 @@ class Command:
 
     @property
     def program(self) -> str:
-        return self.words[0].rpartition("/")[2] if self.words else ""
+        words = simple_command(self.words)
+        return words[0].rpartition("/")[2] if words else ""
 
 
 @dataclass

@@ -100,7 +100,7 @@ STATED = [
     ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue", "driver.loaded.version", "470.57.02"),
     (
         "NVRM: API mismatch: the client has the version 470.57.02, but\nNVRM: this kernel "
-            "module has the version"
+        "module has the version"
         " 460.80.  Please\nNVRM: make sure",
         "driver.loaded.version",
         "460.80",
@@ -168,7 +168,7 @@ STATED = [
     ("E: dpkg was interrupted, you must manually run 'dpkg --configure -a'", "apt.dpkg_interrupted", True),
     (
         "01:00.0 VGA compatible controller [0300]: NVIDIA Corporation GP104 [GeForce GTX "
-            "1070] [10de:1b81] (rev a1)\n"
+        "1070] [10de:1b81] (rev a1)\n"
         "\tKernel driver in use: nouveau\n\tKernel modules: nvidiafb, nouveau",
         "host.gpus.0.driver_bound",
         "nouveau",
@@ -200,7 +200,7 @@ STATED = [
     (
         "\u25cf nvidia-fabricmanager.service - NVIDIA fabric manager service\n"
         "     Loaded: loaded (/lib/systemd/system/nvidia-fabricmanager.service; disabled; "
-            "vendor preset: enabled)\n"
+        "vendor preset: enabled)\n"
         "     Active: failed (Result: exit-code) since x",
         "driver.fabricmanager.active",
         False,
@@ -312,8 +312,10 @@ GPU 00000000:1B:00.0
 
 
 def test_the_kernel_s_lines_are_kept() -> None:
-    text = "[    4.0] usb 1-1: new device\n[    5.123456] NVRM: Xid (PCI:0000:3b:00): 79, "
+    text = (
+        "[    4.0] usb 1-1: new device\n[    5.123456] NVRM: Xid (PCI:0000:3b:00): 79, "
         "pid=1, GPU has fallen off the bus."
+    )
     log = read(text)["gpu_stack"]["host"]["kernel_log"]
     assert log["lines"] == ["NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus."]
 
@@ -385,8 +387,10 @@ False"""
 
 
 def test_tensorflow_s_host_name_tells_a_container() -> None:
-    text = "2022-05-01 10:00:00.1: I tensorflow/x.cc:1] kernel driver does not appear to be "
+    text = (
+        "2022-05-01 10:00:00.1: I tensorflow/x.cc:1] kernel driver does not appear to be "
         "running on this host (16c54693e7f2): /proc/driver/nvidia/version does not exist"
+    )
     facts = read(text)
     assert facts["container"]["proc_driver_version"] is False
     assert facts["framework"]["place"] == "container"
@@ -394,8 +398,10 @@ def test_tensorflow_s_host_name_tells_a_container() -> None:
 
 
 def test_headings_tell_the_place() -> None:
-    text = "On the host:\nNVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  "
+    text = (
+        "On the host:\nNVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  "
         "Tue\n\nInside the container:\nbash: nvidia-smi: command not found\n"
+    )
     facts = read(text)
     assert at(facts, "gpu_stack.driver.userspace") is ...
     assert facts["container"]["nvidia_smi"]["ok"] is False
@@ -561,7 +567,7 @@ def test_docker_inspect_tells_everything() -> None:
         (">>> tf.config.list_physical_devices('GPU')\n[]", "gpus_listed", 0),
         (
             ">>> tf.config.list_physical_devices('GPU')\n[PhysicalDevice(name='/physical_devi"
-                "ce:GPU:0', device_type='GPU')]",
+            "ce:GPU:0', device_type='GPU')]",
             "gpus_listed",
             1,
         ),
@@ -569,7 +575,7 @@ def test_docker_inspect_tells_everything() -> None:
         (">>> tf.test.is_built_with_cuda()\nFalse", "cuda", False),
         (
             '$ python -c "import torch; print(torch.__version__, torch.version.cuda, '
-                'torch.cuda.is_available())"\n2.4.1+cu121 12.1 False',
+            'torch.cuda.is_available())"\n2.4.1+cu121 12.1 False',
             "available",
             False,
         ),
@@ -589,16 +595,16 @@ def test_docker_inspect_tells_everything() -> None:
         ("Loaded runtime CuDNN library: 8.0.5 but source was compiled with: 8.1.0.", "cudnn_loaded", "8.0.5"),
         (
             "Loaded runtime CuDNN library: 8005 (compatibility version 8000) but source was "
-                "compiled with: 8100 (x)",
+            "compiled with: 8100 (x)",
             "cudnn",
             "8.1.0",
         ),
         ("Loaded cuDNN version 90100", "cudnn_loaded", "9.1.0"),
         (
             "The current PyTorch install supports CUDA capabilities sm_50 sm_60.\nNVIDIA "
-                "GeForce RTX 5090 with CUDA capability sm_120 is not compatible with the current "
-                "PyTorch installation.\nThe current PyTorch install supports CUDA capabilities "
-                "sm_50 sm_60.",
+            "GeForce RTX 5090 with CUDA capability sm_120 is not compatible with the current "
+            "PyTorch installation.\nThe current PyTorch install supports CUDA capabilities "
+            "sm_50 sm_60.",
             "archs",
             ["sm_50", "sm_60"],
         ),
@@ -616,7 +622,7 @@ def test_a_fact_of_the_framework(pasted: str, path: str, value: Any) -> None:
 def test_capabilities_and_the_driver_s_cuda_come_from_frameworks_too() -> None:
     text = (
         "2022-05-01 10:00:00.1: I tensorflow/x.cc:1] Created device "
-            "/job:localhost/replica:0/task:0/device:GPU:0 with 13 MB memory:"
+        "/job:localhost/replica:0/task:0/device:GPU:0 with 13 MB memory:"
         "  -> device: 0, name: Tesla T4, pci bus id: 0000:00:1e.0, compute capability: 7.5"
     )
     device = read(text)["gpu_stack"]["driver"]["devices"][0]
@@ -655,8 +661,7 @@ def test_the_environment_of_a_program_on_the_host() -> None:
 def test_the_later_statement_counts() -> None:
     text = (
         "$ nvidia-smi\nFailed to initialize NVML: Driver/library version mismatch\n$ sudo "
-            "reboot\n$ nvidia-smi\n"
-        + TABLE
+        "reboot\n$ nvidia-smi\n" + TABLE
     )
     assert at(read(text), "gpu_stack.driver.nvml.error") is None
     text = (
@@ -684,7 +689,7 @@ WHOLE = "\n".join(
         ">>> torch.cuda.is_available()",
         "False",
         '[{"Name": "/a", "HostConfig": {"DeviceRequests": [{"Capabilities": [["gpu"]]}]}, '
-            '"Config": {"Env": ["A=b"]}}]',
+        '"Config": {"Env": ["A=b"]}}]',
     ]
 )
 

@@ -67,8 +67,10 @@ def test_a_line_in_plain_words(pasted: str, plain: str) -> None:
 
 
 def test_a_hook_s_output_in_one_line_becomes_lines_again() -> None:
-    text = r"error running hook #0: exit status 1, stderr: legacy\nnvidia-container-cli: "
+    text = (
+        r"error running hook #0: exit status 1, stderr: legacy\nnvidia-container-cli: "
         r"initialization error: nvml"
+    )
     assert normalise(text).split("\n")[1] == "nvidia-container-cli: initialization error: nvml"
 
 
@@ -113,7 +115,7 @@ def test_the_driver_s_sentences_are_joined() -> None:
 [ 1843.439669] NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  570.158.01"""
     assert normalise(text).split("\n") == [
         "NVRM: The NVIDIA GPU 0000:b3:00.0 (PCI ID: 10de:26b5) installed in this system "
-            "has fallen off the bus"
+        "has fallen off the bus"
         " and is not responding to commands.",
         "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  570.158.01",
     ]
