@@ -26,6 +26,7 @@ DISK_FLOOR_MIB = 300
 NOTHING = tuple(hashlib.sha256(data).hexdigest() for data in (b"", b"\n", b" ", b"\r\n"))
 _NUMBER = re.compile(r"\d+(?:\.\d+)+")
 _UNREADABLE = re.compile(r"(?i)permission denied|is a directory|no such file")
+_END_OF_FILE = re.compile(r"(?:^|: )EOF$")
 _GPU_NODE = re.compile(r"^/dev/nvidia\d+$")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64v8": "arm64"}
 
@@ -308,7 +309,8 @@ def _context_elsewhere(facts: Facts) -> Sign:
         and not str(host).startswith("unix:///run/docker")
     ):
         return yes(f"DOCKER_HOST is {host}")
-    if context and context not in ("default", "rootless"):
+    # Rootless Docker and Docker Desktop have causes of their own.
+    if context and context not in ("default", "rootless") and "desktop" not in str(context):
         return yes(f"docker's context is {context}")
     return no("the context is the default one") if context else UNKNOWN
 
@@ -338,7 +340,8 @@ def _daemon_json_broken(facts: Facts) -> Sign:
         return no("daemon.json is valid JSON")
     error = str(facts.get(f"{DOCKER}.daemon_json.error") or "it is not JSON")
     text = f"{facts.get(f'{DOCKER}.daemon_json.path') or 'daemon.json'}: {error}"
-    return no(text) if _UNREADABLE.search(error) else yes(text)
+    # It is not there to be read, or there is nothing in it: causes of their own.
+    return no(text) if _UNREADABLE.search(error) or _END_OF_FILE.search(error) else yes(text)
 
 
 def _daemon_json_error(facts: Facts, pattern: str) -> Sign:
@@ -373,6 +376,8 @@ def _daemon_json_unreadable(facts: Facts) -> Sign:
 
 @sign("daemon_json.empty", "daemon.json is an empty file")
 def _daemon_json_empty(facts: Facts) -> Sign:
+    if _END_OF_FILE.search(str(facts.get(f"{DOCKER}.daemon_json.error") or "")):
+        return yes("dockerd found the end of the file at once")
     digest = facts.get(f"{DOCKER}.daemon_json.sha256")
     if digest is None:
         return (
@@ -493,7 +498,12 @@ def _toolkit_incomplete(facts: Facts) -> Sign:
     if not facts.catalog or facts.get(f"{TOOLKIT}.packages") is None:
         return UNKNOWN
     names = facts.catalog.toolkit.packages
-    rows = {name: row for name, row in packages(facts).items() if name in names}
+    # What dpkg has by halves is there; that it is half there is another matter (packages.interrupted).
+    rows = {
+        str(row.get("name")): row
+        for row in facts.rows(f"{TOOLKIT}.packages")
+        if row.get("name") in names and row.get("status") not in ("not-installed", "config-files")
+    }
     versions = {str(row.get("version")) for row in rows.values() if row.get("version")}
     if len(versions) > 1:
         return yes(*(f"{name} {row.get('version')}" for name, row in sorted(rows.items())))
@@ -505,6 +515,18 @@ def _toolkit_incomplete(facts: Facts) -> Sign:
         if absent
         else no("its packages are of one version")
     )
+
+
+@sign("toolkit.works", "a container was given a GPU by the toolkit")
+def _toolkit_works(facts: Facts) -> Sign:
+    if proven(facts):
+        return yes("the verification's container had its GPU")
+    answer = facts.get("probes.with_gpu")
+    if not isinstance(answer, Mapping) or answer.get("ran") is False:
+        return UNKNOWN
+    if facts.get("probes.with_gpu.nvidia_smi.ok") and answer.get("exit_code") in (0, None):
+        return yes("nvidia-smi works in a container with --gpus")
+    return UNKNOWN
 
 
 @sign("toolkit.legacy", "packages of nvidia-docker2's time are installed")
@@ -889,7 +911,9 @@ def _link_toolkit(facts: Facts) -> Sign:
             add("cdi.off")
     if faults:
         return no(*dict.fromkeys(faults))
-    if proven(facts) or (container_has_gpu(facts) and not facts.get("container.requests.privileged")):
+    if SIGNS["toolkit.works"].find(facts).state or (
+        container_has_gpu(facts) and not facts.get("container.requests.privileged")
+    ):
         return yes("a container got its GPU")
     installed = SIGNS["toolkit.installed"].find(facts)
     if observed(facts) and installed.state and SIGNS["docker.running"].find(facts).state:
@@ -1155,6 +1179,12 @@ def _request_capabilities(facts: Facts) -> Sign:
     return no(text) if not words or words & {"all", "compute"} else yes(text)
 
 
+@sign("request.capabilities_complete", "NVIDIA_DRIVER_CAPABILITIES has compute in it")
+def _request_complete(facts: Facts) -> Sign:
+    state, evidence = SIGNS["request.capabilities_lacking"].find(facts)
+    return Sign(None if state is None else not state, evidence)
+
+
 @sign("request.utility_lacking", "NVIDIA_DRIVER_CAPABILITIES leaves nvidia-smi and NVML out")
 def _request_utility(facts: Facts) -> Sign:
     value = (environment(facts) or {}).get("NVIDIA_DRIVER_CAPABILITIES")
@@ -1225,6 +1255,17 @@ def _container_lacks_gpu(facts: Facts) -> Sign:
         return no("the container sees a GPU")
     error = facts.get("container.nvidia_smi.error")
     return yes(str(error) if error else "no GPU is seen in the container")
+
+
+@sign("container.driver_injected", "the driver was brought into the container")
+def _container_injected(facts: Facts) -> Sign:
+    """By what only a container with a GPU says: an image may have nvidia-smi and libraries of its own."""
+    if facts.get("container.nvidia_smi.ok") is True:
+        return yes("nvidia-smi works in the container")
+    error = str(facts.get("container.nvidia_smi.error") or "")
+    if re.search(r"(?i)insufficient permissions|no devices were found|version mismatch", error):
+        return yes(f"nvidia-smi in the container says: {error}")
+    return UNKNOWN
 
 
 @sign("container.libcuda_missing", "libcuda.so.1 is not in the container")
