@@ -240,6 +240,14 @@ def _docker_unreachable(facts: Facts) -> Sign:
     return Sign(None if state is None else not state, evidence)
 
 
+@sign("docker.observed_down", "a look at the node has found dockerd not answering")
+def _docker_observed_down(facts: Facts) -> Sign:
+    """What is said of pulls and containers is then of another time."""
+    if not observed(facts):
+        return UNKNOWN
+    return SIGNS["docker.unreachable"].find(facts)
+
+
 @sign("docker.socket_denied", "this user may not open Docker's socket")
 def _socket_denied(facts: Facts) -> Sign:
     error = facts.get(f"{DOCKER}.live.error")
@@ -959,6 +967,14 @@ def _image_missing(facts: Facts) -> Sign:
     )
 
 
+@sign("image.there", "the image is on the node")
+def _image_there(facts: Facts) -> Sign:
+    state, evidence = SIGNS["image.missing"].find(facts)
+    if not observed(facts):
+        return UNKNOWN
+    return Sign(None if state is None else not state, evidence)
+
+
 @sign("image.other_architecture", "the image is for another architecture than the machine")
 def _image_architecture(facts: Facts) -> Sign:
     machine = facts.get("gpu_stack.host.os.arch")
@@ -1099,6 +1115,18 @@ def _request_compose(facts: Facts) -> Sign:
 @sign("request.build", "it happens while an image is built")
 def _request_build(facts: Facts) -> Sign:
     return truth(facts, "container.build", "while an image is built")
+
+
+@sign("request.singularity", "the container is Singularity's (Apptainer's)")
+def _request_singularity(facts: Facts) -> Sign:
+    found = facts.get("container.way")
+    if found is None:
+        return UNKNOWN
+    return (
+        yes("the container is Singularity's")
+        if found == "singularity"
+        else no(f"the container is run by {found}")
+    )
 
 
 @sign("request.kubernetes", "the container is a pod's")
