@@ -390,6 +390,16 @@ def _tensorflow_without_wheels(facts: Facts) -> Sign:
     return yes(f"tensorflow {version}, no nvidia-* wheel in the list") if len(found) >= 5 else UNKNOWN
 
 
+@sign("framework.tensorflow_with_extra", "it is a TensorFlow that brings CUDA as an extra: [and-cuda]")
+def _tensorflow_with_extra(facts: Facts) -> Sign:
+    version = version_of(framework_value(facts, "version")) if _is_tensorflow(facts).state else None
+    version = version or version_of(packages(facts).get("tensorflow"))
+    if not version:
+        return UNKNOWN
+    # The extra came with 2.14 (tensorflow's release notes).
+    return Sign(at_least(version, "2.14"), (f"TensorFlow {version}",))
+
+
 @sign("framework.native_windows", "the program runs on Windows itself and not in WSL")
 def _native_windows(facts: Facts) -> Sign:
     system, wsl = facts.get("platform.os"), facts.get("platform.wsl")
@@ -564,20 +574,28 @@ def _toolkit_missing(facts: Facts) -> Sign:
     return UNKNOWN if from_text(facts) else no(*found.evidence)
 
 
+def _cudnn_version(value: Any) -> str | None:
+    """cuDNN's version; as a number, too: 8204 is 8.2.4, and 90100 is 9.1.0."""
+    found = version_of(value)
+    if found and found.isdigit() and len(found) >= 4:
+        number, base = int(found), 10000 if len(found) > 4 else 1000
+        return "%d.%d.%d" % (number // base, number % base // 100, number % 100)
+    return found
+
+
 @sign("libraries.cudnn_too_old", "the cuDNN that was loaded is older than the one of the build")
 def _cudnn_too_old(facts: Facts) -> Sign:
-    loaded = version_of(facts.get("framework.cudnn_loaded"))
-    built = version_of(framework_value(facts, "cudnn"))
+    loaded = _cudnn_version(facts.get("framework.cudnn_loaded"))
+    built = _cudnn_version(framework_value(facts, "cudnn"))
     if not loaded or not built:
         return UNKNOWN
     words = (f"cuDNN loaded: {loaded}", f"built with: {built}")
     parts = min(2, len(loaded.split(".")), len(built.split(".")))
     # Another major release does not fit either, be it newer.
-    return (
-        yes(*words)
-        if _newer(built, loaded, parts) or loaded.split(".")[0] != built.split(".")[0]
-        else no(*words)
-    )
+    if _newer(built, loaded, parts) or loaded.split(".")[0] != built.split(".")[0]:
+        return yes(*words)
+    # Who complains in a text has his reasons: old releases wanted the very minor version.
+    return UNKNOWN if from_text(facts) else no(*words)
 
 
 @sign("libraries.path_overridden", "LD_LIBRARY_PATH was replaced: directories that the image sets are gone")
@@ -879,6 +897,16 @@ def _index_out_of_range(facts: Facts) -> Sign:
         return no("the framework lists a GPU")
     words = (f"CUDA_VISIBLE_DEVICES={value}", f"{count} GPU{'' if count == 1 else 's'}, numbered from 0")
     return yes(*words) if int(first) >= count else no(*words)
+
+
+@sign("env.index_positive", "CUDA_VISIBLE_DEVICES begins with another number than 0")
+def _index_positive(facts: Facts) -> Sign:
+    value = _visible(facts)
+    if value is None:
+        return UNKNOWN
+    first = _first_of(value)
+    words = f"CUDA_VISIBLE_DEVICES={value}"
+    return yes(words) if first.isdigit() and int(first) > 0 else no(words)
 
 
 @sign("env.uuid_unknown", "CUDA_VISIBLE_DEVICES names a GPU by an identity that no GPU here has")

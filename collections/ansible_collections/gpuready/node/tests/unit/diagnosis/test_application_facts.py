@@ -42,13 +42,9 @@ def test_the_facts_establish_the_cause(case):
 
 @pytest.mark.parametrize(
     ("value", "hidden"),
-    [("", True), ("-1", True), ("NoDevFiles", True), ("all", True), ("none", True), ("-1,0", True)]
-    + [
-        ("0", False),
-        ("0,-1", False),
-        (" 7, 8", False),
-        ("GPU-aaaa", False),
-        ("MIG-1", False),
+    [
+        *[(value, True) for value in ("", "-1", "NoDevFiles", "all", "none", "-1,0")],
+        *[(value, False) for value in ("0", "0,-1", " 7, 8", "GPU-aaaa", "MIG-1")],
         ("$GPUS", None),
     ],
 )

@@ -42,7 +42,7 @@ CASES = {
     "cuda-visible-devices-out-of-range": [
         table("535.183.01", "12.2", "NVIDIA L4")
         + """\
-        $ export CUDA_VISIBLE_DEVICES=1
+        export CUDA_VISIBLE_DEVICES=1
         $ python train.py
         RuntimeError: No CUDA GPUs are available
         """,
@@ -71,6 +71,10 @@ CASES = {
         ModuleNotFoundError: No module named 'tensorflow'
         """,
     ],
+    "python-of-the-system-is-closed": [
+        "$ pip install tensorflow\nerror: externally-managed-environment\n\n× This environment is externally managed\n",
+    ],
+    "image-requires-nonsense": ["nvidia-container-cli: requirement error: invalid expression\n"],
     "file-hides-framework": [
         "AttributeError: partially initialized module 'torch' has no attribute 'cuda' (most likely due to a circular import)\n",
     ],
