@@ -12,7 +12,9 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.vars import transform_to_native_types
 from ansible_collections.gpuready.node.plugins.module_utils import verification as judging
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
-from ansible_collections.gpuready.node.plugins.module_utils.findings import first_findings
+from ansible_collections.gpuready.node.plugins.module_utils.catalog import load_catalog
+from ansible_collections.gpuready.node.plugins.module_utils.diagnosis import assemble, engine
+from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.knowledge import load_knowledge
 
 PROBES = Path(__file__).parents[2] / "data" / "probes"
 
@@ -81,19 +83,36 @@ class ActionModule(ActionBase):
             gpus_expected=expected if expected is not None else judging.expected_gpus(gpu_stack),
             timeout=arguments["timeout_seconds"],
         )
-        if not verification["ok"] and gpu_stack:
-            # The causes on the node come before what the container could see of them.
-            verification["findings"] = first_findings(gpu_stack, verification) + verification["findings"]
+        diagnosis = None
+        if not verification["ok"]:
+            # Why it came to that stands before what the container could see of it.
+            diagnosis = self._diagnosis(gpu_stack, gpu_plan, verification)
+            verification["findings"] = assemble.findings(diagnosis) + verification["findings"]
         text = judging.verdict_text(verification)
         answer = {
             "changed": False,
             "verification": verification,
+            "diagnosis": diagnosis,
             "text": text,
             "_ansible_verbose_override": True,
         }
         if arguments["must_pass"] and not verification["ok"]:
             answer.update(failed=True, msg=text)
         return answer
+
+    @staticmethod
+    def _diagnosis(
+        gpu_stack: dict[str, Any] | None, gpu_plan: dict[str, Any] | None, verification: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The root cause, from what this run knows of the node and from what the container said."""
+        catalog = load_catalog()
+        return engine.diagnose(
+            assemble.facts_of(gpu_stack, gpu_plan, [verification], catalog=catalog),
+            knowledge=load_knowledge(),
+            catalog=catalog,
+            host=verification["host"],
+            simulated=bool(verification["simulated"]),
+        )
 
     @staticmethod
     def _launch(way: str, gpu_plan: dict[str, Any] | None) -> dict[str, Any]:

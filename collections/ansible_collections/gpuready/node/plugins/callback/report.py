@@ -9,9 +9,9 @@ type: aggregate
 short_description: Say what every node came to, on the terminal and in files
 version_added: "0.1.0"
 description:
-  - Follows a run, and if one of its tasks was M(gpuready.node.gpu_plan) or
-    M(gpuready.node.container_gpu_probe), ends it with a table of node and layer, the cause of every failure,
-    and files under O(artifacts_dir).
+  - Follows a run, and if one of its tasks was M(gpuready.node.gpu_plan),
+    M(gpuready.node.container_gpu_probe) or M(gpuready.node.gpu_diagnose), ends it with a table of node and
+    layer, the cause of every failure, and files under O(artifacts_dir).
   - Other runs are left alone. A report that cannot be written is a warning and never fails a run. Results of
     tasks with C(no_log) are not written; passwords within URLs and values of keys named like secrets are
     blotted out.
@@ -48,6 +48,7 @@ from ansible_collections.gpuready.node.plugins.module_utils import report
 
 PLAN_ACTIONS = {"gpuready.node.gpu_plan"}
 PROBE_ACTIONS = {"gpuready.node.container_gpu_probe"}
+DIAGNOSE_ACTIONS = {"gpuready.node.gpu_diagnose"}
 
 #: Run on the controller, however many nodes they are for.
 CONTROLLER_ACTIONS = {
@@ -69,7 +70,7 @@ CONTROLLER_ACTIONS = {
     "validate_argument_spec",
 }
 #: Their messages are written for people and stand alone.
-SPEAKING_ACTIONS = {"assert", "container_gpu_probe", "fail", "gpu_plan"}
+SPEAKING_ACTIONS = {"assert", "container_gpu_probe", "fail", "gpu_diagnose", "gpu_plan"}
 #: Action plugins that call two modules each time: `stat`, then `copy` or `file`.
 TWO_MODULES = {"assemble", "copy", "template"}
 #: apt's own count of what it is about to do, in the words of apt-get and, from 3.0 on, of apt.
@@ -89,6 +90,9 @@ STATUS_COLOURS = {
     "rolled_back": C.COLOR_ERROR,
     "conflict": C.COLOR_ERROR,
     "failed": C.COLOR_ERROR,
+    "healthy": C.COLOR_OK,
+    "cause_found": C.COLOR_ERROR,
+    "unknown": C.COLOR_WARN,
     "unreachable": C.COLOR_UNREACHABLE,
 }
 
@@ -132,7 +136,7 @@ class CallbackModule(CallbackBase):
         self._playbook = Path(playbook._file_name)
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        if self._action(task) in PLAN_ACTIONS | PROBE_ACTIONS:
+        if self._action(task) in PLAN_ACTIONS | PROBE_ACTIONS | DIAGNOSE_ACTIONS:
             self._relevant = True
 
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -144,13 +148,18 @@ class CallbackModule(CallbackBase):
             self._take_plan(record, result.result)
         elif action in PROBE_ACTIONS:
             self._take_verifications(record, result.result)
+        elif action in DIAGNOSE_ACTIONS:
+            self._take_diagnosis(record, result.result)
         elif action.rpartition(".")[2] == "set_fact":
             self._take_rollback(record, result.result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         record = self._count(result)
-        if self._action(result.task) in PROBE_ACTIONS and not self._is_hidden(result):
-            self._take_verifications(record, result.result)
+        if not self._is_hidden(result):
+            if self._action(result.task) in PROBE_ACTIONS:
+                self._take_verifications(record, result.result)
+            elif self._action(result.task) in DIAGNOSE_ACTIONS:
+                self._take_diagnosis(record, result.result)
         if not ignore_errors:
             record["failed"] = True
             record["error"] = self._cause(result)
@@ -187,6 +196,10 @@ class CallbackModule(CallbackBase):
                 "plan": None,
                 "text": "",
                 "verification": [],
+                "diagnosis": None,
+                "diagnosed": False,
+                "facts": None,
+                "screen": "",
                 "changed_tasks": [],
                 "driver_before": None,
                 "rolled_back": None,
@@ -288,6 +301,7 @@ class CallbackModule(CallbackBase):
                 "verification": record["verification"],
             }
             record["verification"] = []
+            record["diagnosis"] = None
 
     def _take_verifications(self, record: dict[str, Any], answer: dict[str, Any]) -> None:
         items = answer.get("results") if isinstance(answer.get("results"), list) else [answer]
@@ -296,6 +310,25 @@ class CallbackModule(CallbackBase):
             if isinstance(verification, dict):
                 record["verification"].append(verification)
                 record["simulated"] = record["simulated"] or bool(verification.get("simulated"))
+                # The first failure's, which is what the others may follow from.
+                if isinstance(item.get("diagnosis"), dict) and record["diagnosis"] is None:
+                    record["diagnosis"] = item["diagnosis"]
+
+    def _take_diagnosis(self, record: dict[str, Any], answer: dict[str, Any]) -> None:
+        if not isinstance(answer.get("diagnosis"), dict):
+            return
+        if isinstance(answer.get("plan"), dict):
+            self._take_plan(record, answer)
+        record.update(
+            diagnosis=answer["diagnosis"],
+            diagnosed=True,
+            facts=answer.get("facts"),
+            screen=str(answer.get("text") or ""),
+            simulated=bool(answer["diagnosis"].get("simulated")),
+        )
+        for verification in answer.get("verifications") or []:
+            if verification not in record["verification"]:
+                record["verification"].append(verification)
 
     def _cause(self, result: Any) -> str:
         """What a person needs to read of a failure; never of one that is hidden."""
@@ -350,9 +383,12 @@ class CallbackModule(CallbackBase):
             seconds=time.monotonic() - self._clock,
             check_mode=self._check_mode,
         )
-        plans = (
-            {host: self._records[host]["text"] for host in sorted(self._records)} if self._planning else {}
-        )
+        # A failure's text is printed as the node's error; a healthy node has its screen here.
+        plans = {
+            host: record["screen"] if record["diagnosed"] else record["text"]
+            for host, record in sorted(self._records.items())
+            if (record["diagnosed"] and not record["failed"]) or (self._planning and not record["diagnosed"])
+        }
         where = None
         try:
             where = report.write_run(

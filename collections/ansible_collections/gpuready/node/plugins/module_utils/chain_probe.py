@@ -19,6 +19,9 @@ import time
 import uuid
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+# Not to be run here: only what is imported travels to the node with a module, and its text is sent on.
+from . import chain_python
+
 MARKER = "GPUREADY-CHAIN"
 PYTHON_MARKER = "GPUREADY-PYTHON"
 MAX_OUTPUT = 400000
@@ -165,7 +168,7 @@ def run(argv: Sequence[str], timeout: float) -> Answer:
 
 def python_text() -> str:
     """The text that the container's own Python runs."""
-    data = pkgutil.get_data(__package__ or "", "chain_python.py")
+    data = pkgutil.get_data(__package__ or "", chain_python.__name__.rpartition(".")[2] + ".py")
     if data is None:
         raise RuntimeError("chain_python.py did not come with the module")
     return data.decode("utf-8")
@@ -638,11 +641,16 @@ class Prober:
     def container(self, name: str) -> Dict[str, Any]:
         """Somebody's own container: how it was made, and the script in it where it runs."""
         if self.docker is None:
-            return {"missing": True, "error": "there is no docker command on the node"}
+            return {"missing": True, "unknown": False, "error": "there is no docker command on the node"}
         inspected, error = self._inspect("container", name)
         if inspected is None:
             unknown = "no such container" in (error or "").lower()
-            return {"missing": True, "error": error, "names": self.names() if unknown else []}
+            return {
+                "missing": True,
+                "unknown": unknown,
+                "error": error,
+                "names": self.names() if unknown else [],
+            }
         facts = container_facts(inspected, self.default_runtime())
         image, _error = self._inspect("image", str(inspected.get("Image")))
         facts["architecture"] = (image or {}).get("Architecture")

@@ -250,6 +250,8 @@ def _log(path: str) -> str:
 
 def _known(path: str) -> List[Dict[str, Any]]:
     """The nodes of a JSON file: facts of the diagnosis, an artifact, or observations alone."""
+    from .diagnosis import assemble
+
     nodes = []
     try:
         data = json.loads(_read(path))
@@ -273,6 +275,11 @@ def _known(path: str) -> List[Dict[str, Any]]:
                 % (path, ", ".join(known))
             )
         facts = {name: row[name] for name in known if row.get(name) is not None}
+        if isinstance(facts.get("verification"), list):
+            # A run's artifact has all of them: the one that failed, else the last, is what is asked about.
+            chosen = assemble.the_verification(facts.pop("verification"))
+            if chosen and not (facts.get("container") or {}).get("name"):
+                facts["verification"] = chosen
         host = row.get("host")
         if not isinstance(host, str):
             host = ((facts.get("gpu_stack") or {}).get("host") or {}).get("hostname")

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .findings import warnings
+from .outlook import warnings
 from .versions import upstream
 
 SCHEMA = 1
@@ -32,9 +32,20 @@ STATUSES = (
     "conflict",
     "failed",
     "unreachable",
+    "healthy",
+    "cause_found",
+    "unknown",
 )
 #: A node in one of these states is not what was asked for.
-BAD_STATUSES = ("reboot_pending", "rolled_back", "conflict", "failed", "unreachable")
+BAD_STATUSES = (
+    "reboot_pending",
+    "rolled_back",
+    "conflict",
+    "failed",
+    "unreachable",
+    "cause_found",
+    "unknown",
+)
 
 #: Actions that may have to wait for a reboot.
 AFTER_REBOOT = {
@@ -141,6 +152,9 @@ def node_status(record: dict[str, Any], *, planning: bool = False) -> str:
         return "unreachable"
     plan = record.get("plan")
     verifications = record.get("verification") or []
+    if record.get("diagnosed"):
+        # The run asked what is wrong, and this is the answer.
+        return str(_dig(record.get("diagnosis"), "status") or "unknown")
     if record.get("failed"):
         if is_rolled_back(record):
             return "rolled_back"
@@ -250,6 +264,12 @@ def _findings(verifications: list[dict[str, Any]], layer: str) -> list[str]:
     ]
 
 
+def root_causes(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a diagnosis names as wrong, the likeliest first."""
+    causes = _dig(record.get("diagnosis"), "causes") or []
+    return [cause for cause in causes if cause.get("standing") == "root"]
+
+
 def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """``{layer: {ok, version, detail, actions, findings}}``; ``ok`` is null where nothing is known."""
     gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
@@ -262,6 +282,9 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             conflict for conflict in (plan or {}).get("conflicts") or [] if conflict.get("layer") == layer
         ]
         findings = _findings(verifications, layer)
+        # A failed verification has the diagnosis' causes among its findings already.
+        titles = [str(cause.get("title")) for cause in root_causes(record) if cause.get("layer") == layer]
+        findings += [title for title in titles if title not in findings]
         ok: bool | None
         if conflicts or findings:
             ok, detail = False, "; ".join([str(conflict.get("what")) for conflict in conflicts] + findings)
@@ -297,6 +320,16 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return layers
 
 
+#: What a diagnosis rests on besides observation, plan and verification.
+DIAGNOSIS_FACTS = ("container", "framework", "platform", "probes")
+
+
+def _diagnosed_facts(record: dict[str, Any]) -> dict[str, Any]:
+    """Kept beside the others, so that ``gpuready diagnose --facts`` can ask again without the node."""
+    facts = record.get("facts") or {}
+    return {name: facts[name] for name in DIAGNOSIS_FACTS if facts.get(name)}
+
+
 def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -> dict[str, Any]:
     """``artifacts/<run>/<host>.json``."""
     document = {
@@ -309,6 +342,8 @@ def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -
         "gpu_stack": record.get("gpu_stack"),
         "plan": record.get("plan"),
         "verification": record.get("verification") or [],
+        "diagnosis": record.get("diagnosis"),
+        **_diagnosed_facts(record),
         "changed_tasks": list(record.get("changed_tasks") or []),
         "driver_change": driver_change(record),
         "rolled_back": record.get("rolled_back"),
@@ -350,11 +385,12 @@ def fleet_document(
         "totals": {status: totals[status] for status in STATUSES if totals[status]},
         "nodes": {
             node["host"]: {
-                key: node[key]
+                key: node[key] if key != "causes" else [cause["cause"] for cause in root_causes(node)]
                 for key in (
                     "status",
                     "simulated",
                     "layers",
+                    "causes",
                     "changed_tasks",
                     "driver_change",
                     "rolled_back",
@@ -389,6 +425,15 @@ def _ascii(text: str) -> str:
     return text.replace(ARROW, ASCII_ARROW).encode("ascii", "replace").decode()
 
 
+def _named(node: dict[str, Any]) -> str:
+    """The root cause behind the verdict of a node that is not well."""
+    causes = root_causes(node) if node["status"] in BAD_STATUSES else []
+    if not causes:
+        return ""
+    more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
+    return f": {causes[0]['cause']}{more}"
+
+
 def _cell(layer: dict[str, Any], symbols: dict[bool | None, str], pending: str) -> str:
     waits = layer["ok"] is False and layer["actions"] and not layer["findings"]
     symbol = pending if waits else symbols[layer["ok"]]
@@ -410,6 +455,7 @@ def table(
         verdict = node["status"].upper().replace("_", " ")
         if node["simulated"]:
             verdict += " (simulated)"
+        verdict += _named(node)
         cells = [_cell(node["layers"][layer], symbols, pending) for layer in LAYERS]
         rows.append(([node["host"], *cells, verdict], node["status"]))
     if not unicode:

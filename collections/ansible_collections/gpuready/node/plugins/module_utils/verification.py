@@ -74,7 +74,7 @@ def _own_findings(
     expect: dict[str, Any],
     timeout: int,
 ) -> list[dict[str, Any]]:
-    """What is wrong with the answer itself; why it came to that is ``findings.first_findings``'s to say."""
+    """What is wrong with the answer itself; why it came to that is the diagnosis' to say."""
     image = verification["image"]
     if run.get("missing"):
         fix = [f"site.yml brings the image; by hand: docker pull {image}"]

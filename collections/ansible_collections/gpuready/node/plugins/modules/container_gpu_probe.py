@@ -209,11 +209,16 @@ verification:
       type: str
       sample: ""
     findings:
-      description: When not good, what broke - C(layer), C(finding), C(evidence), C(fix) - the first broken
-        link first.
+      description: When not good, what broke - C(layer), C(finding), C(evidence), C(fix), and C(cause) where a
+        diagnosis names it - the first broken link first.
       type: list
       elements: dict
       sample: []
+diagnosis:
+  description: When not good, the diagnosis that the first findings come from (M(gpuready.node.gpu_diagnose)).
+  returned: always
+  type: dict
+  sample: {status: cause_found, first_broken: toolkit}
 text:
   description: The verdict in words.
   returned: always

@@ -86,7 +86,8 @@ probe:
     container:
       description:
         - O(container) - how it was made, what is in it, and in C(framework) the framework that runs or lies
-          in it. Where there is no such container, C(missing) is V(true) and C(names) lists those there are.
+          in it. Where there is no such container, C(missing) is V(true); C(unknown) tells whether docker
+          said so, and C(names) lists those there are.
       type: dict
       sample:
         name: jupyter
