@@ -131,7 +131,7 @@ def find_messages(texts: Sequence[Text], knowledge: Knowledge) -> dict[str, list
 
 def _matches(message: Message, texts: Sequence[Text]) -> Iterator[tuple[re.Match[str], Text]]:
     for text in texts:
-        for begin, end in text.windows(message.needles, message.any_case):
+        for begin, end in text.windows(message.shape):
             for match in message.regex.finditer(text.text, begin, end):
                 yield match, text
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..catalog import BASES, data_directory
 from .chain import LINKS
 from .logic import Condition, complaint, leaves
-from .patterns import PatternError, needles, translate
+from .patterns import PatternError, Shape, shape, translate
 from .signs import load_signs
 
 LAYERS = ("host", "container_runtime", "framework", "application")
@@ -54,9 +54,7 @@ class Message:
     source: tuple[str, ...]
     basis: str
     file: str
-    #: One of these is in every text that the pattern matches.
-    needles: tuple[str, ...] = ()
-    any_case: bool = False
+    shape: Shape
 
     @property
     def program(self) -> str:
@@ -195,11 +193,10 @@ class _Entry:
 
 def _message(entry: _Entry, thorough: bool) -> Message | None:
     pattern = entry.text("pattern")
-    wanted: tuple[str, ...] = ()
-    any_case = False
+    form = Shape((), False, 0)
     try:
         if pattern:
-            wanted, any_case = needles(pattern)
+            form = shape(pattern)
             if thorough:
                 re.compile(translate(pattern), re.MULTILINE)
     except (PatternError, re.error) as error:
@@ -212,8 +209,7 @@ def _message(entry: _Entry, thorough: bool) -> Message | None:
         source=entry.texts("source", required=True),
         basis=entry.text("basis", choices=BASES),
         file=entry.file,
-        needles=wanted,
-        any_case=any_case,
+        shape=form,
     )
     return found if entry.done() else None
 

@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
-#: How far around a needle its pattern is tried, in characters.
+#: No match is looked for that is longer, in characters.
 MAX_SPAN = 1500
+#: How long a run of blanks (a line's end and an indent), and one of word characters (a path) may be.
+BLANKS, WORD = 40, 200
+#: A blank between two words is one or two characters; so much more is allowed for where lines are broken.
+BLANK, BROKEN_LINES = 2, 160
+#: From so many characters on, it pays to look at a text's words and repetitions first.
+MUCH = 50_000
 #: A word that every match contains must have at least so many characters.
 MIN_NEEDLE = 3
 
@@ -74,81 +81,106 @@ def translate(pattern: str) -> str:
     return "".join(made)
 
 
+class Shape(NamedTuple):
+    """What is known of a pattern's matches without compiling it."""
+
+    #: One of these is in every match; in lower case where case is ignored.
+    needles: Needles
+    any_case: bool
+    #: No match is longer than that.
+    span: int
+
+
 class _Scanner:
-    """Finds the words that every match of a pattern contains."""
+    """Finds the words that every match of a pattern contains, and how long a match can be."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern, self.at = pattern, 0
 
-    def alternatives(self) -> Needles:
-        """One of these is in every match of what stands up to the bracket; () when nothing is sure."""
+    def alternatives(self) -> tuple[Needles, int]:
+        """For what stands up to the bracket: one of these words is in it for sure; its greatest length."""
         branches = [self.branch()]
         while self.pattern[self.at : self.at + 1] == "|":
             self.at += 1
             branches.append(self.branch())
-        if not all(branches):
-            return ()
-        return tuple(dict.fromkeys(needle for branch in branches for needle in branch))
+        width = max(width for _words, width in branches)
+        if not all(words for words, _width in branches):
+            return (), width
+        return tuple(dict.fromkeys(word for words, _width in branches for word in words)), width
 
-    def branch(self) -> Needles:
+    def branch(self) -> tuple[Needles, int]:
         found: list[Needles] = []
         run = ""
+        total = 0
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
-            literal, inner = self.atom()
-            optional, repeated = self.quantifier()
-            if literal is not None and not optional:
+            literal, inner, width, endless = self.atom()
+            least, most = self.quantifier()
+            total += endless if most is None else width * most
+            if literal is not None and least:
                 run += literal
-            if literal is None or optional or repeated:
+            if literal is None or (least, most) != (1, 1):
                 found.append((run,))
                 run = ""
-            if inner and not optional:
+            if inner and least:
                 found.append(inner)
         found.append((run,))
-        return max(found, key=lambda words: (min(map(len, words)), -len(words))) if any(found) else ()
+        best = max(found, key=lambda words: (min(map(len, words)), -len(words)))
+        return (best if any(best) else ()), min(total, MAX_SPAN)
 
-    def atom(self) -> tuple[str | None, Needles]:
-        """The literal character that stands here, or what a group contains for sure."""
+    def atom(self) -> tuple[str | None, Needles, int, int]:
+        """What stands here: the literal character or a group's words, its length, and the length of many."""
         char = self.pattern[self.at]
         if char == "\\":
             escaped = self.pattern[self.at + 1 : self.at + 2]
             self.at += 2
-            return (None, ()) if escaped.isalnum() else (escaped, ())
+            if escaped in "bBAZ":
+                return None, (), 0, 0
+            if escaped.isalnum():
+                return None, (), 1, BLANKS if escaped == "s" else WORD
+            return escaped, (), 1, WORD
         if char == "[":
-            self.at = _class_end(self.pattern, self.at)
-            return None, ()
+            begin, self.at = self.at, _class_end(self.pattern, self.at)
+            return None, (), 1, MAX_SPAN if self.pattern[begin + 1] == "^" else WORD
         if char == "(":
             self.at += 1
             special = _SPECIAL_GROUP.match(self.pattern, self.at)
-            sure = True
-            if special:
-                self.at = special.end()
-                sure = special.group().startswith("?P<") or special.group() in ("?:", "?>")
-                if special.group().startswith(("?P=", "?#")):
-                    sure = False
-            inner = self.alternatives()
+            kind = special.group() if special else ""
+            self.at += len(kind)
+            inner, width = self.alternatives()
             self.at += 1
-            return None, inner if sure else ()
+            if kind in ("?=", "?!", "?<=", "?<!", "?#"):
+                # A look ahead may need what stands behind the match.
+                return None, (), width, width
+            if kind.startswith("?P="):
+                return None, (), WORD, WORD
+            return None, inner if kind in ("", "?:", "?>") or kind.startswith("?P<") else (), width, MAX_SPAN
         self.at += 1
-        return (None, ()) if char in ".^$ " else (char, ())
+        if char == " ":
+            return None, (), BLANK, BLANKS
+        if char in "^$":
+            return None, (), 0, 0
+        return (None, (), 1, MAX_SPAN) if char == "." else (char, (), 1, WORD)
 
-    def quantifier(self) -> tuple[bool, bool]:
-        """Whether what stands before may be missing, and whether it may be repeated."""
+    def quantifier(self) -> tuple[int, int | None]:
+        """How often what stands before is there, at least and at most."""
         found = _QUANTIFIER.match(self.pattern, self.at)
         if not found:
-            return False, False
+            return 1, 1
         self.at = found.end()
         if self.pattern[self.at : self.at + 1] in ("?", "+"):
             self.at += 1
         word = found.group()
-        optional = word in "*?" or (word[0] == "{" and int(found[1] or 0) == 0)
-        return optional, True
+        if word in "*+?":
+            return int(word == "+"), 1 if word == "?" else None
+        least = int(found[1] or 0)
+        return least, int(found[3]) if found[3] else None if found[2] else least
 
 
-def needles(pattern: str) -> tuple[Needles, bool]:
-    """Words of which every match contains one, and whether case is ignored.
+def shape(pattern: str) -> Shape:
+    """Words of which every match contains one, whether case is ignored, and how long a match can be.
 
-    >>> needles(r"Driver(?: not|n't) (?:loaded|running)")
-    (('loaded', 'running'), False)
+    >>> shape(r"Driver(?:-not|n't) (?:loaded|running)")
+    Shape(needles=('loaded', 'running'), any_case=False, span=179)
     """
     flags = "".join(_FLAG.findall(pattern))
     if set(flags) - {"i"}:
@@ -157,7 +189,7 @@ def needles(pattern: str) -> tuple[Needles, bool]:
     if bare.startswith((".*", ".+")) or re.search(r"(?<!\\)\.[*+]\??$", bare):
         raise PatternError("must not begin or end with .* or .+ (they say nothing)")
     scanner = _Scanner(bare)
-    found = scanner.alternatives()
+    found, width = scanner.alternatives()
     if scanner.at < len(bare):
         raise PatternError("has a bracket too many")
     if not found or min(map(len, found)) < MIN_NEEDLE:
@@ -166,13 +198,16 @@ def needles(pattern: str) -> tuple[Needles, bool]:
             f"{' or '.join(repr(word) for word in found) or 'none'}"
         )
     ignoring = "i" in flags
-    return tuple(word.lower() for word in found) if ignoring else found, ignoring
+    span = min(width + BROKEN_LINES, MAX_SPAN)
+    return Shape(tuple(word.lower() for word in found) if ignoring else found, ignoring, span)
 
 
 class Text:
     """One text and what is asked of it again and again."""
 
     def __init__(self, name: str, text: str) -> None:
+        if len(text) > MUCH:
+            text = _without_repetition(text)
         self.name, self.text = name, text
         # Lower case that keeps every character's place.
         lowered = text.lower()
@@ -185,7 +220,7 @@ class Text:
     @functools.cached_property
     def vocabulary(self) -> tuple[str, str]:
         """Each of the text's words once, and the same in lower case: much text repeats itself."""
-        if len(self.text) < 50_000:
+        if len(self.text) < MUCH:
             return self.text, self.lowered
         words = "\n".join(set(self.text.split()))
         return words, words.lower()
@@ -196,29 +231,44 @@ class Text:
         end = self.text.find("\n", at)
         return begin, self.text[begin : end if end >= 0 else len(self.text)]
 
-    def windows(self, words: Sequence[str], any_case: bool) -> Iterator[tuple[int, int]]:
-        """Stretches around every place where one of the words stands; they do not overlap."""
-        text = self.lowered if any_case else self.text
-        words = [word for word in words if word in self.vocabulary[any_case] or word.split() != [word]]
+    def windows(self, shape: Shape) -> Iterator[tuple[int, int]]:
+        """Stretches around every place of a needle, wide enough for a match; they do not overlap."""
+        text = self.lowered if shape.any_case else self.text
+        known = self.vocabulary[shape.any_case]
+        words = [word for word in shape.needles if word in known or word.split() != [word]]
         begin = end = -1
-        for low, high in sorted(stretch for word in words for stretch in _stretches(text, word)):
+        for low, high in sorted(part for word in words for part in _stretches(text, word, shape.span)):
             if low > end:
                 if end >= 0:
                     yield begin, end
-                # A line's beginning is one, a cut through a line is none.
-                line = text.find("\n", low, low + MAX_SPAN) + 1 if low else 0
-                begin = line or low
+                begin = low
             end = max(end, high)
         if end >= 0:
             yield begin, end
 
 
-def _stretches(text: str, word: str) -> Iterator[tuple[int, int]]:
-    """Around every place of a word, MAX_SPAN to both sides; those that touch are one."""
+def _without_repetition(text: str) -> str:
+    """A long text without the lines that stand there already, between the same neighbours.
+
+    Neighbours count because a message may go on in the next line.
+    """
+    seen: set[tuple[str, str]] = set()
+    lines = text.split("\n")
+    new = []
+    for pair in zip(["", *lines], [*lines, ""], strict=True):
+        new.append(pair not in seen)
+        seen.add(pair)
+    return "\n".join(line for number, line in enumerate(lines) if new[number] or new[number + 1])
+
+
+def _stretches(text: str, word: str, span: int) -> Iterator[tuple[int, int]]:
+    """Around every place of a word, the span to both sides; those that touch are one."""
     at = text.find(word)
     while at >= 0:
-        low, high = max(0, at - MAX_SPAN), at + MAX_SPAN
+        low, high = max(0, at - span), at + len(word) + span
         while (last := text.rfind(word, at + 1, high)) >= 0:
-            at, high = last, last + MAX_SPAN
-        yield low, min(high, len(text))
+            at, high = last, last + len(word) + span
+        # To the line's end, so that nothing seems to end before.
+        line = text.find("\n", high, high + MAX_SPAN)
+        yield low, min(high if line < 0 else line, len(text))
         at = text.find(word, at + 1)
