@@ -1094,6 +1094,14 @@ def _host_windows(facts: Facts) -> Sign:
     return yes("it is Windows") if str(system).lower() == "windows" else no()
 
 
+@sign("host.tegra", "the host is a Jetson, with NVIDIA's own kernel and driver")
+def _host_tegra(facts: Facts) -> Sign:
+    running = _running(facts)
+    if running is None:
+        return UNKNOWN
+    return yes("kernel %s" % running) if "tegra" in running else no()
+
+
 @sign("wsl.linux_driver", "a Linux driver is installed within WSL")
 def _wsl_linux_driver(facts: Facts) -> Sign:
     if not _wsl(facts):
