@@ -241,6 +241,11 @@ def _report(reading: Reading, number: int, text: str, place: Place) -> None:
             _says(place, cuda=value)
         elif value == "None":
             _says(place, cuda=False)
+        elif (
+            value == "Could not collect" and "cuda" not in place.framework and place.framework.get("version")
+        ):
+            # The report's words for None, once it has found a PyTorch at all.
+            _says(place, cuda=False)
     elif key == "ROCM used to build PyTorch":
         if version(value):
             _says(place, rocm=True)

@@ -66,6 +66,9 @@ def _smi_table(reading: Reading, number: int, text: str, place: Place) -> None:
         return
     if place.inside:
         place.container["nvidia_smi"] = {"ok": True, "error": None, "driver_version": driver}
+        if match.group("cuda"):
+            # N/A there: libcuda is not in the container, though NVML is.
+            place.container["nvidia_smi"]["cuda_version"] = match.group("cuda")
     else:
         put(
             reading.stack,
@@ -1120,16 +1123,28 @@ def _size(text: str, unit: float) -> int:
 # --- where we are
 
 
-@on("WSL", "wsl", "/dev/dxg")
+_WSL_SAID = re.compile(
+    r"\bWSL ?-?[12]\b|\bWSL (?:[Vv]ersion|[Dd]istro|[Uu]buntu|[Kk]ernel)"
+    r"|\bWindows Subsystem for Linux\b|\bUbuntu\b.{0,30}\bWSL\b"
+    r"|\b(?:in|on|under|using|via|with|inside|through)\W{1,3}(?:Windows \d+ ?\W{0,3})?WSL\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:not|no|non|without|instead of|don't|isn't|never|if|whether|unless|e\.g\."
+    r"|or WSL|either)\b|\[ \]|dxcore|to see if",
+    re.IGNORECASE,
+)
+
+
+@on("WSL", "wsl", "/dev/dxg", "Windows Subsystem for Linux", "/mnt/c/")
 def _wsl(reading: Reading, number: int, text: str, place: Place) -> None:
-    if re.search(r"microsoft-standard-WSL|/usr/lib/wsl/|/mnt/wslg|/dev/dxg|\bWSL_DISTRO_NAME=", text):
-        reading.platform["wsl"] = True
-    elif re.search(
-        r"(?:^|[\s(,:+])(?:on|in|under|using|via|with|inside|through|of|ubuntu|debian|OS"
-        r"|Platform)\W{1,3}(?:windows \d+ ?\W{0,3})?WSL ?-?2?\b",
+    if re.search(
+        r"microsoft-standard-WSL|/usr/lib/wsl/|/mnt/wslg|/dev/dxg\b|\bWSL_DISTRO_NAME="
+        r"|:/mnt/c/|^/mnt/c/",
         text,
-        re.IGNORECASE,
-    ) and not re.search(r"\b(?:not|no|without|instead of|don't|isn't|never)\b", text, re.IGNORECASE):
+    ):
+        reading.platform["wsl"] = True
+    elif _WSL_SAID.search(text) and not _DENIED.search(text):
         reading.platform.setdefault("wsl", True)
 
 
@@ -1163,9 +1178,14 @@ def _windows(reading: Reading, number: int, text: str, place: Place) -> None:
         reading.windows_lines += 1
 
 
-@on("Darwin", "macOS", "Mac OS")
+@on("Darwin", "macOS", "Mac OS", "MacBook", "Apple M")
 def _mac(reading: Reading, number: int, text: str, place: Place) -> None:
-    if re.search(r"^Darwin \S+ \d|(?:[Pp]latform|OS|[Ss]ystem)\b.{0,50}?\b(?:macOS|Mac OS|Darwin)", text):
+    if re.search(
+        r"^Darwin \S+ \d|Darwin Kernel Version|\bmacOS-\d|(?:[Pp]latform|OS"
+        r"|[Ss]ystem)\b.{0,50}?\b(?:macOS|Mac OS|Darwin)"
+        r"|@[\w.-]*MacBook[\w.-]* |\bApple M[1-5]\b",
+        text,
+    ):
         reading.platform["os"] = "darwin"
 
 

@@ -335,48 +335,78 @@ def _json_blocks(reading: Reading) -> list[tuple[int, Any, str | None]]:
     return found
 
 
+_ADVICE = re.compile(r"\b(?:add|put|create|should|try|edit|change|set|example|e\.g\.)\b", re.IGNORECASE)
+
+
 def json_facts(reading: Reading) -> None:
-    if "{" not in "".join(text[:3] for text in reading.texts) and "[" not in "".join(
-        text[:3] for text in reading.texts
-    ):
+    """daemon.json, `docker inspect`."""
+    if not any(text.lstrip()[:1] in ("{", "[") for text in reading.texts if text):
         return
     daemon_cats = [
         typed
-        for typed in reading.transcript.commands
-        if "daemon.json" in typed.text and typed.program in ("cat", "less", "more", "head", "jq")
+        for typed in reading.transcript.commands[:500]
+        if "daemon.json" in typed.text
+        and typed.program in ("cat", "less", "more", "head", "jq", "batcat", "bat")
     ]
-    for start, value, error in _json_blocks(reading):
+    judged = 0
+    for start, value, _error in _json_blocks(reading):
         place = reading.transcript.places[start]
-        shown = next((typed for typed in daemon_cats if typed.start <= start < typed.end), None)
-        titled = any(
-            "daemon.json" in line and len(line) < 80 for line in reading.texts[max(0, start - 3) : start]
-        )
+        shown = any(typed.start <= start < typed.end for typed in daemon_cats)
+        titles = [
+            line
+            for line in reading.texts[max(0, start - 3) : start]
+            if "daemon.json" in line and len(line) < 160
+        ]
+        titled = bool(titles) and not any(_ADVICE.search(line) for line in titles)
+        if (shown or titled) and start >= judged:
+            end, text = _whole_file(reading, start)
+            judged = end
+            try:
+                content = json.loads(text)
+            except (ValueError, RecursionError) as problem:
+                if '"' in text or "\u201c" in text:
+                    _broken_daemon_json(reading, str(problem), place)
+                continue
+            if isinstance(content, dict):
+                _daemon_json(reading, content, place)
+            continue
         if isinstance(value, dict) and value and not place.inside:
             keys = set(value)
-            if keys <= _DAEMON_KEYS and (
-                keys & {"runtimes", "default-runtime", "features", "insecure-registries", "exec-opts"}
-                or shown
-                or titled
-            ):
+            if keys <= _DAEMON_KEYS and keys & {
+                "runtimes",
+                "default-runtime",
+                "insecure-registries",
+                "exec-opts",
+            }:
                 _daemon_json(reading, value, place)
                 continue
-        if value is None and error not in (None, "cut") and shown is not None:
-            put(
-                reading.stack,
-                "container_runtime.docker.daemon_json",
-                {"path": "/etc/docker/daemon.json", "exists": True, "valid": False, "error": error},
-            )
-        if value == {} and shown is not None:
-            _daemon_json(reading, value, place)
         entries = value if isinstance(value, list) else [value]
         for entry in entries[:50]:
             if isinstance(entry, dict) and isinstance(entry.get("HostConfig"), dict):
                 _inspected_container(reading, entry, start)
             elif isinstance(entry, dict) and "RootFS" in entry and "Architecture" in entry:
                 _inspected_image(reading, entry)
-            elif isinstance(entry, dict) and "Capabilities" in entry and "DeviceIDs" in entry:
-                requests = reading.transcript.host.container.setdefault("requests", {})
-                requests["gpus"] = any("gpu" in (group or []) for group in entry.get("Capabilities") or [])
+
+
+def _whole_file(reading: Reading, start: int) -> tuple[int, str]:
+    """What is shown of a file: up to the end of the block, the next command, or a line that is no JSON."""
+    lines = reading.transcript.lines
+    prompts = {typed.number for typed in reading.transcript.commands}
+    end = start
+    while end < len(lines) and end - start < 500:
+        line = lines[end]
+        if line.fence or end in prompts:
+            break
+        if line.text and not re.match(r"^\s*(?:[{}\[\]\"',#/]|true|false|null|\d|\w+\s*:)", line.text):
+            break
+        end += 1
+    return end, "\n".join(line.raw for line in lines[start:end]).strip()
+
+
+def _broken_daemon_json(reading: Reading, error: str, place: Place) -> None:
+    if place.kind != WINDOWS:
+        found = {"path": "/etc/docker/daemon.json", "exists": True, "valid": False, "error": error}
+        put(reading.stack, "container_runtime.docker.daemon_json", found)
 
 
 def _daemon_json(reading: Reading, value: Mapping[str, Any], place: Place) -> None:

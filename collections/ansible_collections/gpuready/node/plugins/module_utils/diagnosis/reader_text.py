@@ -37,7 +37,7 @@ _TYPOGRAPHY = str.maketrans(
         "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'",
         "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"', "\u2033": '"',
         "\u2013": "-", "\u2010": "-", "\u2011": "-", "\u2212": "-", "\u2026": "...",
-        "\u00a0": " ", "\u202f": " ", "\u2007": " ", "\u3000": " ", "\x0c": "\n", "\x85": "\n",
+        "\u00a0": " ", "\u202f": " ", "\u2007": " ", "\u3000": " ",
         "\u2502": "|", "\u2503": "|", "\u2551": "|", "\u2500": "-", "\u2501": "-", "\u2550": "=",
     }
 )  # fmt: skip
@@ -130,8 +130,8 @@ def _undecorate(text: str) -> str:
     if "<" in text:
         text = _BREAKING_TAG.sub("\n", text)
         text = _TAG.sub("", text)
-    if not text.isascii():
-        text = _EM_DASH.sub("--", text).replace("\u2014", "-").translate(_TYPOGRAPHY)
+    if "\x0c" in text or "\x85" in text:
+        text = text.replace("\x0c", "\n").replace("\x85", "\n")
     return text
 
 
@@ -270,6 +270,23 @@ def _strip_compose(lines: list[Line]) -> None:
                 line.text, line.origin = stripped, origin or line.origin
 
 
+def _dedent(lines: list[Line]) -> None:
+    """Markdown's other way to mark code: a block of its own, four columns to the right."""
+    number = 0
+    while number < len(lines):
+        if lines[number].text[:4] not in ("    ", "\t") or (number and lines[number - 1].text):
+            number += 1
+            continue
+        end = number
+        while end < len(lines) and (not lines[end].text or lines[end].text[0] in " \t"):
+            end += 1
+        block = [line for line in lines[number:end] if line.text]
+        indent = min(len(line.text) - len(line.text.lstrip()) for line in block)
+        for line in block:
+            line.text = line.text[indent:]
+        number = end
+
+
 _NVRM_GOES_ON = re.compile(r"NVRM:\s+(?!loading |rm_|nv_|os_|kgsp|gpu[A-Z]|nvidia[_-][a-z_]+[:(])(?=[a-z(])")
 
 
@@ -304,7 +321,7 @@ def clean(text: str) -> list[Line]:
             continue
         line = raw.rstrip()
         if len(line) < 4 and line[0] not in "`~>":
-            lines.append(Line(line, raw))
+            lines.append(Line(line if line.isascii() else line.translate(_TYPOGRAPHY), raw))
             continue
         if line.lstrip()[0] == ">":
             line = _QUOTE.sub("", line)
@@ -318,6 +335,9 @@ def clean(text: str) -> list[Line]:
             line = _WHOLE_BOLD.sub(r"\1\3\4", line)
             line = _BOLD.sub(r"\1", line)
         quoted = line
+        if not line.isascii():
+            # What was really there stays in the line's raw form: typographic quotes break a daemon.json.
+            line = _EM_DASH.sub("--", line).replace("\u2014", "-").translate(_TYPOGRAPHY)
         origin = ""
         if "\\" in line:
             line = _ESCAPED_MARK.sub(r"\1", line)
@@ -333,6 +353,8 @@ def clean(text: str) -> list[Line]:
         lines.append(Line(line, quoted, origin))
     if bars:
         _strip_compose(lines)
+    if "\n    " in text or "\n\t" in text:
+        _dedent(lines)
     return _join_nvrm(lines) if "NVRM:" in text else lines
 
 
