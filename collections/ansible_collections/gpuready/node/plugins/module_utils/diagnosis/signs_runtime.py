@@ -291,6 +291,15 @@ def _docker_desktop_linux(facts: Facts) -> Sign:
     return yes(*evidence, f"on {system}") if system in ("linux", "darwin", "macos") else UNKNOWN
 
 
+@sign("host.lxc", "the host itself is an LXC container")
+def _host_lxc(facts: Facts) -> Sign:
+    found = facts.get("gpu_stack.host.virtual")
+    if found is None:
+        return UNKNOWN
+    text = f"systemd-detect-virt: {found}"
+    return yes(text) if str(found) in ("lxc", "lxc-libvirt", "lxd", "systemd-nspawn") else no(text)
+
+
 @sign("docker.podman", "podman answers in the place of docker")
 def _docker_podman(facts: Facts) -> Sign:
     if facts.get("container.way") == "podman":
@@ -1197,14 +1206,26 @@ def _request_device_absent(facts: Facts) -> Sign:
     return no("what was asked for is there") if asked or count else UNKNOWN
 
 
+def _capabilities(facts: Facts) -> tuple[set[str] | None, str]:
+    """What of the driver is brought into the container, and who says so; None: the default."""
+    value = (environment(facts) or {}).get("NVIDIA_DRIVER_CAPABILITIES")
+    if value is not None:
+        words = {word.strip() for word in str(value).strip("\"'").split(",") if word.strip()}
+        return words or None, f"NVIDIA_DRIVER_CAPABILITIES={value}"
+    asked = facts.get("container.requests.capabilities")
+    if isinstance(asked, (list, tuple)):
+        # dockerd makes NVIDIA_DRIVER_CAPABILITIES of whatever is asked for beside "gpu".
+        words = {str(word) for word in asked} - {"gpu", "nvidia"}
+        return words or None, "capabilities: " + ", ".join(map(str, asked))
+    return None, ""
+
+
 @sign("request.capabilities_lacking", "NVIDIA_DRIVER_CAPABILITIES leaves CUDA's libraries out")
 def _request_capabilities(facts: Facts) -> Sign:
-    value = (environment(facts) or {}).get("NVIDIA_DRIVER_CAPABILITIES")
-    if value is None:
+    words, text = _capabilities(facts)
+    if not text:
         return UNKNOWN
-    words = {word.strip() for word in str(value).strip("\"'").split(",") if word.strip()}
-    text = f"NVIDIA_DRIVER_CAPABILITIES={value}"
-    return no(text) if not words or words & {"all", "compute"} else yes(text)
+    return no(text) if words is None or words & {"all", "compute"} else yes(text)
 
 
 @sign("request.capabilities_complete", "NVIDIA_DRIVER_CAPABILITIES has compute in it")
@@ -1215,12 +1236,10 @@ def _request_complete(facts: Facts) -> Sign:
 
 @sign("request.utility_lacking", "NVIDIA_DRIVER_CAPABILITIES leaves nvidia-smi and NVML out")
 def _request_utility(facts: Facts) -> Sign:
-    value = (environment(facts) or {}).get("NVIDIA_DRIVER_CAPABILITIES")
-    if value is None:
+    words, text = _capabilities(facts)
+    if not text:
         return UNKNOWN
-    words = {word.strip() for word in str(value).strip("\"'").split(",") if word.strip()}
-    text = f"NVIDIA_DRIVER_CAPABILITIES={value}"
-    return no(text) if not words or words & {"all", "utility"} else yes(text)
+    return no(text) if words is None or words & {"all", "utility"} else yes(text)
 
 
 @sign("link.request", "a GPU was asked for, and may be seen")
