@@ -193,7 +193,7 @@ class _Entry:
 
 def _message(entry: _Entry, thorough: bool) -> Message | None:
     pattern = entry.text("pattern")
-    form = Shape((), False, 0)
+    form = Shape((), (), False, 0)
     try:
         if pattern:
             form = shape(pattern)

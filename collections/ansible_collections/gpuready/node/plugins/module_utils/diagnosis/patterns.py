@@ -86,9 +86,16 @@ class Shape(NamedTuple):
 
     #: One of these is in every match; in lower case where case is ignored.
     needles: Needles
+    #: One of each of these, too.
+    also: tuple[Needles, ...]
     any_case: bool
     #: No match is longer than that.
     span: int
+
+
+def _surest(sure: list[Needles]) -> Needles:
+    """Of several sets of words, the one whose words are the longest and the fewest."""
+    return max(sure, key=lambda words: (min(map(len, words)), -len(words)), default=())
 
 
 class _Scanner:
@@ -97,18 +104,20 @@ class _Scanner:
     def __init__(self, pattern: str) -> None:
         self.pattern, self.at = pattern, 0
 
-    def alternatives(self) -> tuple[Needles, int]:
-        """For what stands up to the bracket: one of these words is in it for sure; its greatest length."""
+    def alternatives(self) -> tuple[list[Needles], int]:
+        """What stands up to the bracket: sets of words, of each of which one is in it for sure; its length."""
         branches = [self.branch()]
         while self.pattern[self.at : self.at + 1] == "|":
             self.at += 1
             branches.append(self.branch())
-        width = max(width for _words, width in branches)
-        if not all(words for words, _width in branches):
-            return (), width
-        return tuple(dict.fromkeys(word for words, _width in branches for word in words)), width
+        width = max(width for _sure, width in branches)
+        if len(branches) == 1:
+            return branches[0]
+        if not all(sure for sure, _width in branches):
+            return [], width
+        return [tuple(dict.fromkeys(word for sure, _width in branches for word in _surest(sure)))], width
 
-    def branch(self) -> tuple[Needles, int]:
+    def branch(self) -> tuple[list[Needles], int]:
         found: list[Needles] = []
         run = ""
         total = 0
@@ -121,26 +130,25 @@ class _Scanner:
             if literal is None or (least, most) != (1, 1):
                 found.append((run,))
                 run = ""
-            if inner and least:
-                found.append(inner)
+            if least:
+                found += inner
         found.append((run,))
-        best = max(found, key=lambda words: (min(map(len, words)), -len(words)))
-        return (best if any(best) else ()), min(total, MAX_SPAN)
+        return [words for words in found if all(words)], min(total, MAX_SPAN)
 
-    def atom(self) -> tuple[str | None, Needles, int, int]:
+    def atom(self) -> tuple[str | None, list[Needles], int, int]:
         """What stands here: the literal character or a group's words, its length, and the length of many."""
         char = self.pattern[self.at]
         if char == "\\":
             escaped = self.pattern[self.at + 1 : self.at + 2]
             self.at += 2
             if escaped in "bBAZ":
-                return None, (), 0, 0
+                return None, [], 0, 0
             if escaped.isalnum():
-                return None, (), 1, BLANKS if escaped == "s" else WORD
-            return escaped, (), 1, WORD
+                return None, [], 1, BLANKS if escaped == "s" else WORD
+            return escaped, [], 1, WORD
         if char == "[":
             begin, self.at = self.at, _class_end(self.pattern, self.at)
-            return None, (), 1, MAX_SPAN if self.pattern[begin + 1] == "^" else WORD
+            return None, [], 1, MAX_SPAN if self.pattern[begin + 1] == "^" else WORD
         if char == "(":
             self.at += 1
             special = _SPECIAL_GROUP.match(self.pattern, self.at)
@@ -150,16 +158,16 @@ class _Scanner:
             self.at += 1
             if kind in ("?=", "?!", "?<=", "?<!", "?#"):
                 # A look ahead may need what stands behind the match.
-                return None, (), width, width
+                return None, [], width, width
             if kind.startswith("?P="):
-                return None, (), WORD, WORD
-            return None, inner if kind in ("", "?:", "?>") or kind.startswith("?P<") else (), width, MAX_SPAN
+                return None, [], WORD, WORD
+            return None, inner if kind in ("", "?:", "?>") or kind.startswith("?P<") else [], width, MAX_SPAN
         self.at += 1
         if char == " ":
-            return None, (), BLANK, BLANKS
+            return None, [], BLANK, BLANKS
         if char in "^$":
-            return None, (), 0, 0
-        return (None, (), 1, MAX_SPAN) if char == "." else (char, (), 1, WORD)
+            return None, [], 0, 0
+        return (None, [], 1, MAX_SPAN) if char == "." else (char, [], 1, WORD)
 
     def quantifier(self) -> tuple[int, int | None]:
         """How often what stands before is there, at least and at most."""
@@ -180,7 +188,7 @@ def shape(pattern: str) -> Shape:
     """Words of which every match contains one, whether case is ignored, and how long a match can be.
 
     >>> shape(r"Driver(?:-not|n't) (?:loaded|running)")
-    Shape(needles=('loaded', 'running'), any_case=False, span=179)
+    Shape(needles=('Driver',), also=(('-not', "n't"), ('loaded', 'running')), any_case=False, span=179)
     """
     flags = "".join(_FLAG.findall(pattern))
     if set(flags) - {"i"}:
@@ -189,7 +197,8 @@ def shape(pattern: str) -> Shape:
     if bare.startswith((".*", ".+")) or re.search(r"(?<!\\)\.[*+]\??$", bare):
         raise PatternError("must not begin or end with .* or .+ (they say nothing)")
     scanner = _Scanner(bare)
-    found, width = scanner.alternatives()
+    sure, width = scanner.alternatives()
+    found = _surest(sure)
     if scanner.at < len(bare):
         raise PatternError("has a bracket too many")
     if not found or min(map(len, found)) < MIN_NEEDLE:
@@ -197,9 +206,11 @@ def shape(pattern: str) -> Shape:
             f"every match must contain a word of at least {MIN_NEEDLE} fixed characters; this one is sure of "
             f"{' or '.join(repr(word) for word in found) or 'none'}"
         )
-    ignoring = "i" in flags
-    span = min(width + BROKEN_LINES, MAX_SPAN)
-    return Shape(tuple(word.lower() for word in found) if ignoring else found, ignoring, span)
+    others = [words for words in sure if words != found and min(map(len, words)) >= MIN_NEEDLE]
+    if "i" in flags:
+        found = tuple(word.lower() for word in found)
+        others = [tuple(word.lower() for word in words) for words in others]
+    return Shape(found, tuple(others), "i" in flags, min(width + BROKEN_LINES, MAX_SPAN))
 
 
 class Text:
@@ -233,18 +244,47 @@ class Text:
 
     def windows(self, shape: Shape) -> Iterator[tuple[int, int]]:
         """Stretches around every place of a needle, wide enough for a match; they do not overlap."""
-        text = self.lowered if shape.any_case else self.text
         known = self.vocabulary[shape.any_case]
-        words = [word for word in shape.needles if word in known or word.split() != [word]]
-        begin = end = -1
-        for low, high in sorted(part for word in words for part in _stretches(text, word, shape.span)):
-            if low > end:
-                if end >= 0:
-                    yield begin, end
-                begin = low
-            end = max(end, high)
-        if end >= 0:
-            yield begin, end
+        sure = []
+        for words in (shape.needles, *shape.also):
+            there = tuple(word for word in words if word in known or word.split() != [word])
+            if not there:
+                return iter(())
+            sure.append(there)
+        text = self.lowered if shape.any_case else self.text
+        found = _around(text, sure[0], shape.span)
+        # Where a word is everywhere, another one may be rarer.
+        for words in sure[1:3]:
+            if sum(high - low for low, high in found) < MUCH:
+                break
+            found = _common(found, _around(text, words, shape.span))
+        return iter(found)
+
+
+def _around(text: str, words: Needles, span: int) -> list[tuple[int, int]]:
+    """Stretches around every place of one of the words, in order; those that overlap are one."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(part for word in words for part in _stretches(text, word, span)):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], high))
+        else:
+            found.append((low, high))
+    return found
+
+
+def _common(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What lies in stretches of both."""
+    found = []
+    rest = iter(others)
+    low, high = next(rest, (0, -1))
+    for begin, end in some:
+        while high >= 0:
+            if min(end, high) > max(begin, low):
+                found.append((max(begin, low), min(end, high)))
+            if high > end:
+                break
+            low, high = next(rest, (0, -1))
+    return found
 
 
 def _without_repetition(text: str) -> str:
