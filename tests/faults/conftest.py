@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faulttable
 import pytest
 from faultlab import FaultLab, Recorder
-from kit import LAB, ROOT
+from kit import LAB
 from kit.nodes import Node, labctl
 from kit.runs import Player, player
-
-sys.path.insert(0, str(ROOT / "molecule" / "shared"))
-
-from small_image import MIRROR, publish
+from standin import MIRROR, publish
 
 TABLE = faulttable.load()
 IMAGE = "tensorflow/tensorflow:2.9.0-gpu"

@@ -263,9 +263,8 @@ class FaultLab:
         return {name: value for fault in faults for name, value in fault.wishes.items()}
 
     def provision(self, variables: dict[str, Any] | None = None) -> Run:
-        """Let gpuready do its main job; it must succeed."""
-        playbook = "site.yml" if self.profile.workload == "tensorflow" else "playbooks/provision.yml"
-        run = self.runs(playbook, variables=variables or {})
+        """Let gpuready do its main job, verification included; it must succeed."""
+        run = self.runs("site.yml", variables=variables or {})
         assert run.rc == 0, run.output
         return run
 
