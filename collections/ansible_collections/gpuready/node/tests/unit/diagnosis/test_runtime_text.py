@@ -134,10 +134,25 @@ TEXTS = {
     # the toolkit
     "toolkit-missing": [
         'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].',
+        "docker: Error response from daemon: failed to discover GPU vendor from CDI: no known GPU "
+        "vendor found",
         'Error response from daemon: could not select device driver "nvidia" with capabilities: [[gpu '
         "compute utility]]",
         'ERROR: for web  Cannot start service web: could not select device driver "nvidia" '
         "with\ncapabilities: [[gpu]]",
+    ],
+    "legacy-nvidia-docker1": [
+        "docker: Error response from daemon: create nvidia_driver_384.90: Error looking up volume plugin "
+        "nvidia-docker: legacy plugin: plugin not found."
+    ],
+    "toolkit-insists-on-cuda": [
+        OLD_HOOK + "nvidia-container-cli: initialization error: cuda error: unknown error: unknown.",
+    ],
+    "docker-in-unprivileged-lxc": [
+        "Docker runs inside an unprivileged LXC container on Proxmox.\n$ systemd-detect-virt\nlxc\n"
+        + NEW_HOOK
+        + "nvidia-container-cli: mount error: failed to add device rules: unable to find any existing device "
+        "filters attached to the cgroup: bpf_prog_query(BPF_CGROUP_DEVICE) failed: operation not permitted",
     ],
     "runtime-missing-from-daemon-json": [
         "docker: Error response from daemon: Unknown runtime specified nvidia.",
@@ -289,7 +304,11 @@ TEXTS = {
         "unknown",
         "docker: Error response from daemon: manifest for nvidia/cuda:11.0-base not found: manifest unknown.",
     ],
+    "podman-too-old-for-cdi": ["Error: stat nvidia.com/gpu=all: no such file or directory"],
     "image-other-architecture": [
+        "image with reference tensorflow/tensorflow:2.9.0-gpu was found but its platform (linux/amd64) does "
+        "not match the specified platform (linux/arm64)",
+        "Error: crun: exec container process `/usr/bin/python3`: Exec format error: OCI runtime error",
         "no matching manifest for linux/arm64/v8 in the manifest list entries",
         "WARNING: The requested image's platform (linux/arm64) does not match the detected host platform "
         "(linux/amd64/v3) and no specific platform was requested\nexec /usr/bin/python3: exec format error",
