@@ -1094,6 +1094,14 @@ def _host_windows(facts: Facts) -> Sign:
     return yes("it is Windows") if str(system).lower() == "windows" else no()
 
 
+@sign("host.mac", "the machine is a Mac")
+def _host_mac(facts: Facts) -> Sign:
+    system = facts.get("platform.os")
+    if system is None:
+        return UNKNOWN
+    return yes("it is a Mac") if str(system).lower() in ("darwin", "macos") else no()
+
+
 @sign("host.tegra", "the host is a Jetson, with NVIDIA's own kernel and driver")
 def _host_tegra(facts: Facts) -> Sign:
     running = _running(facts)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from gpuready import planner
 from gpuready.catalog import load_catalog
 from gpuready.diagnosis.engine import diagnose
 from gpuready.diagnosis.facts import Facts
@@ -351,6 +352,27 @@ def test_the_link_of_the_cause_is_broken(cause, stack):
         return
     chain = {row["link"]: row["state"] for row in answer(stack)["chain"]}
     assert chain[found.link] is False
+
+
+# What the plan says of these very nodes, where it is not the cause's usual class.
+ELSEWHERE = {
+    "gpu-dropped-by-branch-28": "manual",  # a K80, whose branch this node's archive does not have
+    "module-for-another-kernel-20": "reboot",  # the archive has no module of the running kernel
+    "dpkg-interrupted-8": "manual",  # apt.broken names it, and dpkg_interrupted says no
+}
+
+
+@pytest.mark.parametrize(
+    ("cause", "stack", "name"), [(*case, NAMES[n]) for n, case in enumerate(CASES)], ids=NAMES
+)
+def test_what_the_cause_says_of_its_repair_is_what_site_yml_plans(cause, stack, name):
+    plan = planner.plan(stack, {"gpuready_workloads": []}, CATALOG, host="node", today="2026-11-23")
+    found = KNOWLEDGE.causes[cause]
+    planned = [row["id"] for row in plan["actions"] if row["id"] in found.actions]
+    repair = "safe" if "host.reboot" not in planned else "reboot"
+    if plan["conflicts"] or not planned:
+        repair = "manual"
+    assert repair == ELSEWHERE.get(name, found.repair)
 
 
 def test_a_healthy_node_has_no_cause_and_no_broken_link():

@@ -264,7 +264,7 @@ TEXTS = {
         "NVRM: GPU 0000:13:00.0: RmInitAdapter failed! (0x24:0x1c:1447)\nNo devices were found"
     ],
     "iommu-blocks-gpu": [
-        "AMD-Vi: Event logged [IO_PAGE_FAULT device=0a:00.0 domain=0x0001 address=0xfff0 flags=0x0020]"
+        "nvidia 0000:0a:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 address=0xfff0 flags=0x0020]"
     ],
     "gpu-lost": ["Unable to determine the device handle for GPU0000:01:00.0: GPU requires reset"],
     "gsp-timeout": [
@@ -298,6 +298,13 @@ TEXTS = {
         "nvidia-persistenced[1023]: Failed to query NVIDIA devices. Please ensure that the NVIDIA device "
         "files (/dev/nvidia*) exist"
     ],
+    "driver-hangs": [
+        "nvidia-container-cli: initialization error: driver rpc error: timed out: unknown",
+        "Since yesterday nvidia-smi hangs and cannot be killed.",
+    ],
+    "jetson-has-its-own-driver": [
+        "$ nvidia-smi\nbash: nvidia-smi: command not found\n$ uname -r\n5.10.104-tegra\n",
+    ],
     # fabric
     "fabricmanager-version-mismatch": [
         "nv-fabricmanager[3228]: fabric manager NVIDIA GPU driver interface version 530.30.02 don't "
@@ -322,6 +329,9 @@ TEXTS = {
         "Failed to initialize NVML: GPU access blocked by the operating system\n"
         "Failed to properly shut down NVML: GPU access blocked by the operating system",
         "ls: cannot access '/dev/dxg': No such file or directory",
+    ],
+    "windows-driver-not-running": [
+        "'nvidia-smi' is not recognized as an internal or external command,\noperable program or batch file."
     ],
     "wsl-version-1": ["  NAME      STATE           VERSION\n* Ubuntu    Running         1"],
 }
