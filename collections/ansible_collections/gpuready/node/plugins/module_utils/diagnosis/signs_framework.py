@@ -400,6 +400,33 @@ def _tensorflow_with_extra(facts: Facts) -> Sign:
     return Sign(at_least(version, "2.14"), (f"TensorFlow {version}",))
 
 
+@sign("framework.tensorflow_before_extra", "it is a TensorFlow that takes CUDA from the system")
+def _tensorflow_before_extra(facts: Facts) -> Sign:
+    found = _tensorflow_with_extra(facts)
+    return UNKNOWN if found.state is None else Sign(not found.state, found.evidence)
+
+
+@sign(
+    "framework.tensorflow_blind_to_wheels", "it is TensorFlow 2.16.1, which does not look for its CUDA wheels"
+)
+def _tensorflow_blind_to_wheels(facts: Facts) -> Sign:
+    found = _tensorflow_with_extra(facts)
+    if found.state is None:
+        return UNKNOWN
+    # tensorflow/tensorflow#63362: mended in the releases after it.
+    return yes(*found.evidence) if found.evidence == ("TensorFlow 2.16.1",) else no(*found.evidence)
+
+
+@sign("framework.installed_with_extra", "TensorFlow was installed with its CUDA wheels: [and-cuda]")
+def _installed_with_extra(facts: Facts) -> Sign:
+    found = packages(facts)
+    wheels = [name for name in found if re.match(r"nvidia-cudnn-cu\d\d$", name)]
+    if "tensorflow" in found and "torch" not in found and wheels:
+        return yes(*(f"{name} {found[name]}" for name in wheels))
+    lines = [str(row.get("line")) for row in facts.rows("commands")]
+    return next((yes(line) for line in lines if "[and-cuda]" in line), UNKNOWN)
+
+
 @sign("framework.native_windows", "the program runs on Windows itself and not in WSL")
 def _native_windows(facts: Facts) -> Sign:
     system, wsl = facts.get("platform.os"), facts.get("platform.wsl")
@@ -808,6 +835,25 @@ def _compiled_by_driver(facts: Facts) -> Sign:
         return UNKNOWN
     words = [f"{row.gpu} ({row.capability}) runs {row.arch}" for row in rows if row.how == "jit"]
     return yes(*words) if words else no(*(f"{row.gpu} ({row.capability}) runs {row.arch}" for row in rows))
+
+
+@sign("architectures.lately_dropped", "a GPU is older than what the newest builds have code for")
+def _lately_dropped(facts: Facts) -> Sign:
+    gpus = gpus_of(facts)
+    if facts.catalog is None or not gpus:
+        return UNKNOWN
+    newest: dict[str, Framework] = {}
+    for row in facts.catalog.frameworks.values():
+        if row.archs and (
+            row.framework not in newest or at_least(row.version, newest[row.framework].version)
+        ):
+            newest[row.framework] = row
+    old = [
+        f"{name} ({asked})"
+        for name, asked in gpus
+        if any(code_for(row, asked)[0] == "none" for row in newest.values())
+    ]
+    return yes(*old) if old else no(*(f"{name} ({asked})" for name, asked in gpus))
 
 
 @sign("architectures.blackwell", "a GPU is of a generation that CUDA 12.8 was the first to know")

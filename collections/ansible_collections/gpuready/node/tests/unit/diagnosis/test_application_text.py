@@ -72,7 +72,7 @@ CASES = {
         """,
     ],
     "python-of-the-system-is-closed": [
-        "$ pip install tensorflow\nerror: externally-managed-environment\n\n× This environment is externally managed\n",
+        "$ pip install tensorflow\nerror: externally-managed-environment\n",
     ],
     "image-requires-nonsense": ["nvidia-container-cli: requirement error: invalid expression\n"],
     "file-hides-framework": [

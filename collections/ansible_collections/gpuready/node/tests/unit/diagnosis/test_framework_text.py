@@ -165,6 +165,18 @@ CASES = {
         Failed to load the native TensorFlow runtime.
         """,
     ],
+    "tensorflow-does-not-find-its-wheels": [
+        """\
+        $ pip install "tensorflow[and-cuda]==2.16.1"
+        $ pip list | grep -E "tensorflow|nvidia-cudnn"
+        nvidia-cudnn-cu12    8.9.7.29
+        tensorflow           2.16.1
+        $ python3 -c "import tensorflow as tf; print(tf.config.list_physical_devices('GPU'))"
+        2024-03-20 10:00:01.200000: W tensorflow/core/common_runtime/gpu/gpu_device.cc:2251] Cannot dlopen some GPU libraries.
+        Skipping registering GPU devices...
+        []
+        """,
+    ],
     "cudnn-missing": [
         f"""\
         2022-07-01 09:00:00.000001: I tensorflow/stream_executor/platform/default/dso_loader.cc:53] Successfully opened dynamic library libcudart.so.11.0
@@ -286,6 +298,7 @@ CASES = {
         """\
         ImportError: /opt/venv/lib/python3.10/site-packages/flash_attn_2_cuda.cpython-310-x86_64-linux-gnu.so: undefined symbol: _ZN3c104cuda9SetDeviceEi
         """,
+        "ImportError: libtorch_cuda_cpp.so: cannot open shared object file: No such file or directory\n",
     ],
     "extension-without-cuda": [
         """\
@@ -342,6 +355,10 @@ CASES = {
         I0000 00:00:1747 gpu_device.cc:2019] Created device /job:localhost/replica:0/task:0/device:GPU:0 with 29711 MB memory:  -> device: 0, name: NVIDIA GeForce RTX 5080, pci bus id: 0000:01:00.0, compute capability: 12.0
         W tensorflow/core/framework/op_kernel.cc:1857] OP_REQUIRES failed at cwise_op_gpu_base.cc:174 : INTERNAL: 'cuLaunchKernel(function, gridX)' failed with 'CUDA_ERROR_INVALID_HANDLE'
         error: Failed call to cuModuleLoadData: CUDA_ERROR_INVALID_PTX: a PTX JIT compilation failed
+        """,
+        """\
+        TensorFlow was not built with CUDA kernel binaries compatible with compute capability 12.0. CUDA kernels will be jit-compiled from PTX, which could take 30 minutes or longer.
+        InternalError: 'cuLaunchKernel(function, gridX, gridY, gridZ)' failed with 'CUDA_ERROR_INVALID_HANDLE'
         """,
         table("570.86.16", "12.8", "NVIDIA GeForce RTX 5070 Ti")
         + """\
