@@ -295,16 +295,18 @@ def _diagnose(options: argparse.Namespace, catalog: Catalog) -> int:
     knowledge = load_knowledge(skip_broken=True)
     for problem in knowledge.problems:
         print("gpuready: left out: %s" % problem, file=sys.stderr)
-    path = options.log or (None if options.facts else "-")
-    text = _log(path) if path else ""
-    if path and not text.strip():
-        raise Trouble("%s: nothing in it to diagnose" % ("standard input" if path == "-" else path))
-    said = reader.read(text) if text else {}
+    texts = []
+    for path in options.log or ([] if options.facts else ["-"]):
+        text = _log(path)
+        if not text.strip():
+            raise Trouble("%s: nothing in it to diagnose" % ("standard input" if path == "-" else path))
+        texts.append(("the text" if path == "-" else path.rpartition("/")[2], text))
+    said = reader.read("\n".join(text for _name, text in texts)) if texts else {}
     nodes = [node for name in options.facts for node in _known(name)] or [{"host": None, "facts": {}}]
     answers = [
         engine.diagnose(
             engine.merge(node["facts"], said),
-            [(_log_name(path), text)] if path else [],
+            texts,
             knowledge=knowledge,
             catalog=catalog,
             host=options.host or node["host"],
@@ -324,10 +326,6 @@ def _diagnose(options: argparse.Namespace, catalog: Catalog) -> int:
         print("\n".join(screen.render(answer, symbols=symbols) for answer in answers), end="")
     codes = [DIAGNOSIS_CODES[answer["status"]] for answer in answers]
     return CAUSE_FOUND if CAUSE_FOUND in codes else max(codes)
-
-
-def _log_name(path: str) -> str:
-    return "the text" if path == "-" else path.rpartition("/")[2]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -390,9 +388,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     asking.add_argument(
         "log",
-        nargs="?",
+        nargs="*",
         metavar="FILE",
-        help="output of docker, nvidia-smi, dmesg, TensorFlow, apt, … (default: standard input, also -)",
+        help="output of docker, nvidia-smi, dmesg, TensorFlow, apt, …, of one machine (default: -, standard input)",
     )
     asking.add_argument(
         "--facts",

@@ -105,7 +105,7 @@ class _Scanner:
         self.pattern, self.at = pattern, 0
 
     def alternatives(self) -> tuple[list[Needles], int]:
-        """What stands up to the bracket: sets of words, of each of which one is in it for sure; its length."""
+        """What stands up to the bracket: sets of words, one of each is in it for sure; its length."""
         branches = [self.branch()]
         while self.pattern[self.at : self.at + 1] == "|":
             self.at += 1

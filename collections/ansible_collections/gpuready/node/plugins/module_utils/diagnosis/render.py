@@ -21,6 +21,19 @@ STATUS_WORDS = {
 }
 SYMBOLS = {True: "\N{HEAVY CHECK MARK}", False: "\N{HEAVY BALLOT X}", None: "\N{MIDDLE DOT}"}
 ASCII_SYMBOLS = {True: "+", False: "x", None: "-"}
+#: What would tell whether a link holds.
+LOOK = {
+    "bus": "lspci -nnk -d 10de:",
+    "secure_boot": "mokutil --sb-state",
+    "module": "lsmod | grep -i nvidia; dkms status",
+    "nvml": "nvidia-smi",
+    "device_nodes": "ls -l /dev/nvidia*",
+    "engine": "docker info",
+    "toolkit": "docker run --rm --gpus all ubuntu nvidia-smi",
+    "request": "docker inspect CONTAINER, or the command that started it",
+    "libraries": "the program's whole output, and pip list",
+}
+MOST_LOOKS = 5
 MOST_EVIDENCE, MOST_CONSEQUENCES = 4, 4
 LABEL = 10
 
@@ -114,6 +127,10 @@ def render(
         broken = [row for row in answer["chain"] if row["state"] is False]
         for row in broken[:1]:
             lines += ["", *_block("broken", [f"{row['link']}: {'; '.join(row['evidence'])}"], width)]
+        looks = [LOOK[row["link"]] for row in answer["chain"] if row["state"] is None and row["link"] in LOOK]
+        lines += (
+            ["", "It would help to see:", *(f"   {look}" for look in looks[:MOST_LOOKS])] if looks else []
+        )
     if answer["unexplained"]:
         lines += ["", "Not explained:"]
         lines += [line for text in answer["unexplained"] for line in _wrap(text, width, "   ", "     ")]

@@ -67,6 +67,19 @@ def test_a_file_a_dash_and_the_standard_input_are_read_alike(monkeypatch, capsys
     assert codes == [cli.CAUSE_FOUND] * 3
 
 
+def test_several_files_are_one_machine(monkeypatch, capsys, tmp_path):
+    (tmp_path / "one.log").write_text("all is well")
+    (tmp_path / "two.log").write_text("bridge alpha collapsed")
+    code, out, _err = ask(monkeypatch, capsys, str(tmp_path / "one.log"), str(tmp_path / "two.log"))
+    assert code == cli.CAUSE_FOUND
+    assert "two.log: bridge alpha collapsed" in out
+
+
+def test_the_unknown_is_told_what_would_help(monkeypatch, capsys):
+    _code, out, _err = ask(monkeypatch, capsys, text="ERROR: what is this\n")
+    assert "lspci -nnk -d 10de:" in out
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -148,7 +161,7 @@ def test_facts_beat_the_log_that_comes_with_them(monkeypatch, capsys, tmp_path):
         ([], "  \n", ["standard input", "nothing in it"]),
         (["--facts", "BROKEN"], None, ["not JSON"]),
         (["--facts", "EMPTY"], None, ["no facts in it"]),
-        (["a", "b"], None, ["unrecognized arguments", "--help"]),
+        (["--page", "b"], None, ["unrecognized arguments", "--help"]),
     ],
 )
 def test_a_bad_question_is_one_line_and_exit_code_one(monkeypatch, capsys, tmp_path, arguments, text, words):
