@@ -20,7 +20,7 @@ import uuid
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 # Not to be run here: only what is imported travels to the node with a module, and its text is sent on.
-from . import chain_python
+from . import chain_python  # so that it is sent with this module
 
 MARKER = "GPUREADY-CHAIN"
 PYTHON_MARKER = "GPUREADY-PYTHON"
@@ -168,7 +168,8 @@ def run(argv: Sequence[str], timeout: float) -> Answer:
 
 def python_text() -> str:
     """The text that the container's own Python runs."""
-    data = pkgutil.get_data(__package__ or "", chain_python.__name__.rpartition(".")[2] + ".py")
+    package, _dot, name = chain_python.__name__.rpartition(".")
+    data = pkgutil.get_data(package, name + ".py")
     if data is None:
         raise RuntimeError("chain_python.py did not come with the module")
     return data.decode("utf-8")

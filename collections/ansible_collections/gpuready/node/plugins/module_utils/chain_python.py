@@ -57,7 +57,7 @@ def names_in(path):
 def values_of(path):
     """The names that a generated file of plain assignments makes."""
     text = read(path)
-    found = {}
+    found = {}  # type: dict
     if text:
         try:
             exec(compile(text, path, "exec"), found)
@@ -78,7 +78,7 @@ def site_packages(prefix):
 
 
 def packages(folders):
-    found = {}
+    found = {}  # type: dict
     for folder in folders:
         for name in names_in(folder):
             match = METADATA.match(name)
@@ -176,7 +176,7 @@ def kernels():
     places = ["/usr/share/jupyter", "/usr/local/share/jupyter", os.path.join(sys.prefix, "share/jupyter")]
     places += glob.glob("/opt/*/share/jupyter") + glob.glob("/opt/*/envs/*/share/jupyter")
     places += [os.path.expanduser("~/.local/share/jupyter")]
-    found = {}
+    found = {}  # type: dict
     for place in places:
         for path in sorted(glob.glob(os.path.join(place, "kernels/*/kernel.json"))):
             try:
@@ -203,7 +203,7 @@ def program_of(pid, words):
 
 def processes():
     """The container's running Pythons: what they have loaded, and with what environment."""
-    found = []
+    found = []  # type: list
     for pid in sorted((name for name in names_in("/proc") if name.isdigit()), key=int):
         if int(pid) == os.getpid() or len(found) >= 20:
             continue
@@ -213,7 +213,7 @@ def processes():
             continue
         maps = read("/proc/%s/maps" % pid)
         paths = sorted(set(re.findall(r"(/\S+)$", maps, re.M)))
-        libraries = {}
+        libraries = {}  # type: dict
         for path in paths:
             match = LIBRARY.search(path)
             if match:
@@ -318,7 +318,7 @@ def survey():
 
 def cuda():
     """What dlopen takes for libcuda, and what cuInit says of it."""
-    answer = {"path": None, "error": None, "code": None, "name": None, "api": None, "devices": None}
+    answer = {"path": None, "error": None, "code": None, "name": None, "api": None, "devices": None}  # type: dict
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

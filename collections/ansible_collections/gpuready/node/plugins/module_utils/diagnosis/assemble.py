@@ -102,7 +102,8 @@ def facts_of(
         name: _container(found[name]) for name in ("with_gpu", "without_gpu") if found.get(name)
     }
     probes.update({name: found[name] for name in ("container_cli", "cdi_list") if found.get(name)})
-    probes["requirements"] = require.requirements(stack, env, catalog) if stack else []
+    info = (found.get("container_cli") or {}).get("output")
+    probes["requirements"] = require.requirements(stack, env, catalog, info) if stack else []
     facts["probes"] = probes
     return facts
 

@@ -23,6 +23,7 @@ PREFIX = "NVIDIA_REQUIRE_"
 _JETPACK = "NVIDIA_REQUIRE_JETPACK"
 _CONDITION = re.compile(r"^(?P<subject>[a-z]+)(?P<comparison>>=|<=|!=|=|<|>)(?P<value>[\w.-]+)$", re.I)
 _NUMBERS = re.compile(r"^\d+(?:\.\d+)*")
+_BRAND = re.compile(r"^Brand:\s+(\w+)\s*$", re.M)
 _TRUE = ("1", "t", "true")
 #: An image of CUDA 9 or older has this alone, and the hook makes a condition of it.
 LEGACY = "CUDA_VERSION"
@@ -169,7 +170,13 @@ def machines(
     """One machine per GPU, since a requirement has to hold for each of them."""
     speaks = cuda or cuda_of(driver, catalog)
     found = [
-        Machine(driver, speaks, brands_of(gpu.get("name")), gpu.get("compute_capability")) for gpu in gpus
+        Machine(
+            driver,
+            speaks,
+            (str(gpu["brand"]).lower(),) if gpu.get("brand") else brands_of(gpu.get("name")),
+            gpu.get("compute_capability"),
+        )
+        for gpu in gpus
     ]
     return found or [Machine(driver, speaks, None, None)]
 
@@ -213,11 +220,12 @@ def evaluate(env: Mapping[str, str], held_against: Sequence[Machine]) -> list[di
 
 
 def requirements(
-    gpu_stack: Mapping[str, Any], env: Mapping[str, str], catalog: Catalog
+    gpu_stack: Mapping[str, Any], env: Mapping[str, str], catalog: Catalog, cli_info: str | None = None
 ) -> list[dict[str, Any]]:
     """What an image's or a container's environment requires, held against an observed node.
 
-    Against the driver that is loaded, and where none is, against the one on the disk.
+    Against the driver that is loaded, and where none is, against the one on the disk. ``cli_info``: what
+    ``nvidia-container-cli info`` says, who knows the brands himself.
     """
     driver = gpu_stack.get("driver") or {}
     nvml = driver.get("nvml") or {}
@@ -225,4 +233,7 @@ def requirements(
     version = loaded.get("version") or nvml.get("driver_version")
     cuda = nvml.get("cuda_version")
     gpus = driver.get("devices") or (gpu_stack.get("host") or {}).get("gpus") or []
+    brands = _BRAND.findall(cli_info or "")
+    if len(brands) == len(gpus):
+        gpus = [{**gpu, "brand": brand} for gpu, brand in zip(gpus, brands, strict=True)]
     return evaluate(env, machines(version, cuda, gpus, catalog))

@@ -169,6 +169,20 @@ def test_requirements_of_an_observed_node(stack, holds):
     assert rows[0]["holds"] is holds
 
 
+def test_brand_that_the_toolkit_names_beats_the_name():
+    """NVML calls an A100 NVIDIA or Tesla, depending on the driver; nvidia-container-cli has asked it."""
+    stack = {
+        "driver": {"loaded": {"version": "535.261.03"}, "devices": [{"name": "NVIDIA A100 80GB PCIe"}]},
+    }
+    env = {"NVIDIA_REQUIRE_CUDA": "cuda>=99 brand=tesla,driver>=535"}
+    assert require.requirements(stack, env, CATALOG)[0]["holds"] is None
+    info = "Model:          NVIDIA A100 80GB PCIe\nBrand:          {}\nArchitecture:   8.0\n"
+    assert require.requirements(stack, env, CATALOG, info.format("Tesla"))[0]["holds"] is True
+    assert require.requirements(stack, env, CATALOG, info.format("Nvidia"))[0]["holds"] is False
+    # Another number of GPUs than the node has: nobody knows which is whose.
+    assert require.requirements(stack, env, CATALOG, info.format("Tesla") * 2)[0]["holds"] is None
+
+
 CONDITIONS = st.builds(
     lambda subject, comparison, value: f"{subject}{comparison}{value}",
     st.sampled_from(["cuda", "driver", "arch", "brand", "l4t"]),

@@ -10,6 +10,16 @@ with open(os.path.join(state, "calls"), "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
 with open(os.path.join(state, "behaviour.json")) as stream:
     behaviour = json.load(stream)
+if sys.argv[1:3] == ["container", "inspect"]:
+    if "container" in behaviour:
+        print(json.dumps([behaviour["container"]]))
+        sys.exit(0)
+    print("Error: No such container: " + sys.argv[3], file=sys.stderr)
+    sys.exit(1)
+if sys.argv[1] in ("exec", "logs", "ps", "info") or "--entrypoint" in sys.argv:
+    said = behaviour.get("script" if sys.argv[1] in ("exec", "run") else sys.argv[1], "")
+    sys.stdout.write(said if isinstance(said, str) else said["with" if "--gpus" in sys.argv else "without"])
+    sys.exit(0)
 if sys.argv[1:3] == ["image", "inspect"]:
     if "image" in behaviour:
         print(json.dumps([behaviour["image"]]))
