@@ -141,6 +141,7 @@ TEXTS = {
         'ERROR: for web  Cannot start service web: could not select device driver "nvidia" '
         "with\ncapabilities: [[gpu]]",
     ],
+    "toolkit-unknown-to-dockerd": ["docker: Error response from daemon: AMD CDI spec not found"],
     "legacy-nvidia-docker1": [
         "docker: Error response from daemon: create nvidia_driver_384.90: Error looking up volume plugin "
         "nvidia-docker: legacy plugin: plugin not found."
@@ -285,7 +286,8 @@ TEXTS = {
         "client",
     ],
     "certificate-out-of-date": [
-        "x509: certificate has expired or is not yet valid: current time 2018-01-01T00:00:10Z is before "
+        "Error response from daemon: Get https://nvcr.io/v2/: x509: certificate has expired or is not yet "
+        "valid: current time 2018-01-01T00:00:10Z is before "
         "2026-01-01"
     ],
     "registry-login-needed": [
@@ -452,6 +454,15 @@ def test_wrapping_and_prefixes_change_nothing(cause, text):
         "systemctl daemon-reload",
         "$ docker build -t me/app .\n#5 [2/4] RUN apt-get update\n#5 DONE 4.2s\n#9 exporting to image\n#9 "
         "DONE 0.1s",
+        "dial tcp 127.0.0.1:6443: connect: connection refused\nE1123 The connection to the server was "
+        "refused",
+        "train.py: error: unrecognized arguments: --gpus 1",
+        'level=warning msg="grpc: addrConn.createTransport failed to connect to '
+        "{unix:///run/containerd/containerd.sock}. "
+        'Err: dial unix:///run/containerd/containerd.sock: timeout"\nlevel=info msg="Daemon has completed '
+        'initialization"',
+        "$ ldd /bin/ls\n\tlibc.musl-x86_64.so.1 => /lib/ld-musl-x86_64.so.1",
+        "-- Found CUDA_cuda_driver_LIBRARY: /usr/local/cuda/lib64/stubs/libcuda.so",
         "$ docker pull hello-world\nUsing default tag: latest\nStatus: Image is up to date for "
         "hello-world:latest",
     ],
