@@ -916,6 +916,15 @@ def _mig_no_instances(facts: Facts) -> Sign:
     return no() if known else UNKNOWN
 
 
+@sign("mig.on", "MIG is on")
+def _mig_on(facts: Facts) -> Sign:
+    rows = [row for row in facts.rows("gpu_stack.driver.devices") if row.get("mig_mode") is not None]
+    on = [str(row.get("index")) for row in rows if row["mig_mode"] is True]
+    if on:
+        return yes("MIG is on for GPU %s" % ", ".join(on))
+    return no() if rows else UNKNOWN
+
+
 def _compute_mode(facts: Facts, pattern: str) -> Sign:
     modes = [
         str(row["compute_mode"]) for row in facts.rows("gpu_stack.driver.devices") if row.get("compute_mode")

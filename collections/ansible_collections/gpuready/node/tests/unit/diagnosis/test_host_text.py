@@ -112,6 +112,10 @@ TEXTS = {
         "An alternate method of installing the NVIDIA driver was detected. (This is usually a package "
         "provided by your distributor.)"
     ],
+    "dpkg-database-damaged": [
+        "dpkg-query: error: parsing file '/var/lib/dpkg/status' near line 99 package 'libnvidia-cfg1-580':\n"
+        " field name 'Instal' must be followed by colon"
+    ],
     # binding
     "nouveau-bound": [
         "NVRM: GPU 0000:01:00.0 is already bound to nouveau.",
