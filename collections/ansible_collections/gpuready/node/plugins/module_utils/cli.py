@@ -15,6 +15,7 @@ import textwrap
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from .catalog import Catalog, CatalogError, load_catalog
+from .diagnosis import bundle_cli
 from .render import WIDTH, one_line, render, render_driver
 
 # A verb imports what only it needs: `diagnose` answers before the planner would be loaded.
@@ -390,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
         "log",
         nargs="*",
         metavar="FILE",
-        help="output of docker, nvidia-smi, dmesg, TensorFlow, apt, …, of one machine (default: -, standard input)",
+        help="output of docker, nvidia-smi, dmesg, apt, TensorFlow, … of one machine (default: -, stdin)",
     )
     asking.add_argument(
         "--facts",
@@ -402,6 +403,8 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--host", help="the node's name (default: from the facts)")
     asking.add_argument("--json", action="store_true", help="print JSON")
     asking.set_defaults(run=_diagnose)
+
+    bundle_cli.add(verbs, Trouble)
 
     page = verbs.add_parser("matrix", help="GPUs, workloads and drivers as a page (docs/matrix.md)")
     page.add_argument("--write", metavar="FILE", help="write it there")
