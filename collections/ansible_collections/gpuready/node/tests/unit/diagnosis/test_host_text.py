@@ -237,6 +237,12 @@ TEXTS = {
         "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure that the "
         "NVIDIA Display Driver is properly installed"
     ],
+    "runfile-module-does-not-load": [
+        "ERROR: Unable to load the kernel module 'nvidia.ko'. "
+        " This happens most frequently when this kernel module was"
+        " built against the wrong or improperly configured kernel sources, with a version of gcc that differs"
+    ],
+    "vgpu-licence-missing": ["        License Status                    : Unlicensed (Unrestricted)"],
     # NVML
     "adapter-init-failed": [
         "No devices were found\nNVRM: GPU 0000:13:00.0: RmInitAdapter failed! (0x26:0x56:1463)"
