@@ -472,10 +472,18 @@ def _unexplained(case: _Case, roots: Sequence[Cause]) -> list[str]:
     """Lines that complain and that no cause explains."""
     told = case.explained_by(roots)
     shown = "\n".join(text for cause in roots for text in _evidence(case, cause))
+    texts = {text.name: text for text in case.texts}
     known: set[tuple[str, int]] = set()
-    for name, message in case.knowledge.messages.items():
-        if name in case.hits and (name in told or message.ignorable):
+    left: set[tuple[str, int]] = set()
+    for name in case.hits:
+        if name in told:
+            # Programs announce an error, wrap it, and say after it that there was one.
+            known |= {near for place, begin in case.lines[name] for near in _neighbours(texts[place], begin)}
+        elif case.knowledge.messages[name].ignorable:
             known |= case.lines[name]
+        else:
+            left |= case.lines[name]
+    known -= left.difference(*(case.lines[name] for name in case.hits if name in told))
     patterns = [
         case.knowledge.messages[name].regex
         for name in case.hits
@@ -498,6 +506,19 @@ def _unexplained(case: _Case, roots: Sequence[Cause]) -> list[str]:
                 if len(rows) >= MOST_LINES:
                     return list(rows)
     return list(rows)
+
+
+def _neighbours(text: Text, begin: int) -> Iterator[tuple[str, int]]:
+    """A line, two before it and one after it, each by its first character's place."""
+    at = begin
+    for _ in range(3):
+        yield text.name, at
+        if not at:
+            break
+        at = text.line(at - 1)[0]
+    after = begin + len(text.line(begin)[1]) + 1
+    if after < len(text.text):
+        yield text.name, after
 
 
 def _works(case: _Case, unexplained: Sequence[str]) -> bool:

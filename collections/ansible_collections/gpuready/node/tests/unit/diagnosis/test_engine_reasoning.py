@@ -390,6 +390,19 @@ def test_the_surer_root_comes_first_unless_they_are_about_equally_sure():
     assert first(0.55, 0.6) == ["early", "late"]
 
 
+def test_what_announces_or_follows_an_explained_error_is_explained_too():
+    known = knowledge(MESSAGES, [cause("unsigned", messages={"dmesg.specific": 0.9})])
+    lines = [
+        "error one",
+        "error two",
+        "Encountered errors:",
+        "key of nvidia rejected",
+        "error: exit 1",
+        "error three",
+    ]
+    assert diagnose(known, "\n".join(lines))["unexplained"] == ["error one", "error three"]
+
+
 def test_healthy_needs_a_proof():
     known = knowledge(MESSAGES, [])
     works = {"gpus_listed": 1, "available": True, "name": "tensorflow"}
