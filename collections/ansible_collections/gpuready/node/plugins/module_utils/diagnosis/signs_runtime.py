@@ -1066,6 +1066,8 @@ def _request_asked(facts: Facts) -> Sign:
         said.append("--device " + ", ".join(map(str, requests["cdi_devices"])))
     if str(requests.get("runtime") or "").startswith("nvidia"):
         said.append(f"--runtime={requests['runtime']}")
+    if said == ["--gpus is given"] and facts.get("container.way") == "podman":
+        return UNKNOWN  # podmans before 5 take the option, and do nothing with it
     if said:
         return yes(*said)
     devices = [str(item) for item in requests.get("devices") or [] if "nvidia" in str(item)]
