@@ -117,6 +117,8 @@ def test_the_needles_are_in_every_match(message):
     @given(matching)
     def check(text):
         shown = Text("made up", text)
-        assert any(word in (shown.lowered if message.shape.any_case else text) for word in message.shape.needles)
+        assert any(
+            word in (shown.lowered if message.shape.any_case else text) for word in message.shape.needles
+        )
 
     check()
