@@ -175,6 +175,9 @@ def _bus_virtual_machine(facts: Facts) -> Sign:
 
 @sign("bus.lost_gpu", "a GPU fell off the bus in this boot")
 def _bus_lost_gpu(facts: Facts) -> Sign:
+    dead = [gpu for gpu in facts.rows("gpu_stack.host.gpus") if gpu.get("rev") == "ff"]
+    if dead:
+        return yes(*("%s reads back as all ones (rev ff)" % _label(gpu) for gpu in dead))
     lines = facts.get("gpu_stack.host.kernel_log.lines")
     if not isinstance(lines, (list, tuple)):
         return UNKNOWN

@@ -118,7 +118,6 @@ DKMS_PACKAGES = [
     },
 ]
 NO_MODULE = {"driver__on_disk": None, "driver__packages": DKMS_PACKAGES}
-DISK = [{"path": "/", "total_mib": 20000, "free_mib": 12}]
 SWITCHES = [{"pci": "0000:05:00.0", "vendor_id": "10de", "device_id": "22a3"}]
 MANAGER = {"installed": True, "version": "580.95.05", "enabled": True, "active": True}
 
@@ -177,7 +176,6 @@ FACTS = {
         changed(apt__dpkg_interrupted=True),
         changed(apt__broken=[{"name": "nvidia-utils-580-server", "status": "half-configured"}]),
     ],
-    "apt-disk-full": [changed(disk=DISK)],
     "boot-partition-full": [changed(disk=[{"path": "/boot", "total_mib": 400, "free_mib": 3}])],
     "driver-from-runfile": [unloaded(driver__packages=[])],
     "nouveau-bound": [
@@ -356,8 +354,8 @@ def test_the_link_of_the_cause_is_broken(cause, stack):
 
 # What the plan says of these very nodes, where it is not the cause's usual class.
 ELSEWHERE = {
-    "gpu-dropped-by-branch-28": "manual",  # a K80, whose branch this node's archive does not have
-    "module-for-another-kernel-20": "reboot",  # the archive has no module of the running kernel
+    "gpu-dropped-by-branch-27": "manual",  # a K80, whose branch this node's archive does not have
+    "module-for-another-kernel-19": "reboot",  # the archive has no module of the running kernel
     "dpkg-interrupted-8": "manual",  # apt.broken names it, and dpkg_interrupted says no
 }
 

@@ -103,7 +103,11 @@ TEXTS = {
         "E: Release file for http://archive.ubuntu.com/dists/jammy/InRelease is not valid yet (invalid "
         "for another 3h 2min 1s)."
     ],
-    "apt-mirror-inconsistent": ["E: Failed to fetch http://proxy/Packages.gz  Hash Sum mismatch"],
+    "apt-mirror-inconsistent": [
+        "E: Failed to fetch http://proxy/Packages.gz  Hash Sum mismatch",
+        "W: GPG error: http://developer.download.nvidia.com/compute/cuda/repos/ubuntu1804/x86_64  Release:"
+        " The following signatures were invalid: BADSIG F60F4B3D7FA2AF80 cudatools <cudatools@nvidia.com>",
+    ],
     "apt-source-malformed": [
         "E: Malformed entry 1 in list file /etc/apt/sources.list.d/nvidia-docker.list (Type)\nE: The "
         "list of sources could not be read."
