@@ -470,15 +470,21 @@ def _python_statement(reading: Reading, code: str, output: list[str], place: Pla
     script = re.match(r"^os\.environ\[[\"'](?P<name>[A-Z_]+)[\"']\] ?= ?[\"'](?P<value>[^\"']*)[\"']", code)
     if script:
         reading.environ(script.group("name"), script.group("value"), place)
-    asked = [
-        part
-        for one in code.split(";")
-        for part in _arguments(one)
-        if not re.match(r"^\s*(?:import|from) ", part)
-    ]
-    keys = [key for key in map(_meaning, asked) if key]
     lines = [line for line in output if line.strip() and not _NOISE.match(line)]
-    if keys and lines and not lines[0].startswith("Traceback"):
+    if not lines or lines[0].startswith("Traceback"):
+        return
+    parts = [
+        part.strip() for part in re.split(r"[;\n]", code) if not re.match(r"^\s*(?:import |from |$)", part)
+    ]
+    prints = [part for part in parts if part.startswith("print")]
+    if len(prints) > 1 and len(lines) >= len(prints):
+        for part, line in zip(prints, lines, strict=False):
+            asked = _arguments(part)
+            _results(reading, place, [key for key in map(_meaning, asked) if key], [line], len(asked))
+        return
+    asked = [argument for part in parts for argument in _arguments(part)]
+    keys = [key for key in map(_meaning, asked) if key]
+    if keys:
         _results(reading, place, keys, lines, len(asked))
 
 

@@ -89,6 +89,7 @@ _SIMPLE = re.compile(
     r"\s*(?P<command>\S.*)$"
 )
 _PYTHON = re.compile(r"^(?:>>>|In \[\d+\]:)\s?(?P<code>.*)$")
+_PYTHON_MORE = re.compile(r"^(?:\s{0,8}\.\.\.:|\.\.\.)(?: (?P<code>.*))?$")
 _CONTAINER_ID = re.compile(r"^[0-9a-f]{12}(?:[0-9a-f]{52})?$")
 _POD = re.compile(r"-[0-9a-f]{8,10}-[a-z0-9]{5}$|-pod$")
 
@@ -500,8 +501,16 @@ class Transcript:
                         ):
                             self._close(current, number)
                             current = None
-                        self.statements.append((number, python.group("code"), place))
+                        code = python.group("code")
                         self.places.append(place)
+                        while number + 1 < count and len(code) < 4000:
+                            more = _PYTHON_MORE.match(texts[number + 1])
+                            if not more:
+                                break
+                            code += "\n" + (more.group("code") or "")
+                            self.places.append(place)
+                            number += 1
+                        self.statements.append((number, code, place))
                         number += 1
                         continue
                 if text in ("exit", "logout"):
