@@ -7,6 +7,7 @@ from the catalog. Nothing here is a list of versions.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -479,7 +480,7 @@ def _no_windows_gpu(facts: Facts) -> Sign:
     if windows.state is not True:
         return windows
     if framework_value(facts, "name") not in (None, "tensorflow"):
-        return no("it is not TensorFlow")
+        return UNKNOWN if from_text(facts) else no("it is not TensorFlow")
     found = packages(facts)
     version = version_of(framework_value(facts, "version")) or version_of(found.get("tensorflow"))
     if "tensorflow-intel" in found:
@@ -633,7 +634,7 @@ def _path_overridden(facts: Facts) -> Sign:
         return UNKNOWN
     ref = str(_first(facts, "container.image", "verification.image"))
     images = {str(row.get("ref")): row.get("env") for row in facts.rows("gpu_stack.framework.images")}
-    theirs = images.get(ref)
+    theirs = facts.get("container.image_env") or images.get(ref)
     wanted = str(theirs.get("LD_LIBRARY_PATH") or "") if isinstance(theirs, Mapping) else ""
     if wanted:
         has = {part.rstrip("/") for part in mine.split(":") if part}
@@ -1112,30 +1113,27 @@ def _two_pythons(facts: Facts) -> Sign:
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(str(row.get("name")), []).append(row)
-    for found in by_name.values():
-        working = [row for row in found if row.get("available") is True]
-        failing = [row for row in found if row.get("available") is False or row.get("cuda") is False]
-        for good in working:
-            for bad in failing:
-                differs = [
-                    key
-                    for key in ("executable", "version")
-                    if good.get(key) and bad.get(key) and good[key] != bad[key]
+    for name, found in by_name.items():
+        for good, bad in itertools.permutations(found, 2):
+            differ = any(
+                good.get(key) and bad.get(key) and good[key] != bad[key] for key in ("executable", "version")
+            )
+            if differ and _better(good, bad):
+                words = [
+                    "%s: %s %s, %s"
+                    % (row.get("executable") or "a Python", name, row.get("version") or "", what)
+                    for row, what in ((good, "with the GPU"), (bad, "without it"))
                 ]
-                if differs:
-                    return yes(
-                        *(
-                            "%s, %s %s: %s"
-                            % (
-                                row.get("executable") or "a Python",
-                                row.get("name") or "framework",
-                                row.get("version") or "",
-                                "sees the GPU" if row is good else "sees none",
-                            )
-                            for row in (good, bad)
-                        )
-                    )
+                return yes(*words)
     return UNKNOWN
+
+
+def _better(good: Mapping[str, Any], bad: Mapping[str, Any]) -> bool:
+    """Does one Python see the GPU and the other not; or has one a build with CUDA, and what runs has none?"""
+    if good.get("available") is True and bad.get("available") is False:
+        return True
+    # A probe finds what is installed and imports nothing: a kernel or process that runs is what is used.
+    return bool(good.get("cuda")) and bad.get("cuda") is False and bad.get("source") in ("kernel", "process")
 
 
 @sign("memory.container_killed", "the kernel killed the container for its memory")
