@@ -577,6 +577,12 @@ def _module_on_disk(facts: Facts) -> Sign:
     return no("kernel %s has no module nvidia" % (running or "in use")) if absent else UNKNOWN
 
 
+@sign("module.absent", "the running kernel has no module of the driver on the disk")
+def _module_absent(facts: Facts) -> Sign:
+    on_disk = _sign("module.on_disk", facts)
+    return UNKNOWN if on_disk.state is None else Sign(not on_disk.state, on_disk.evidence)
+
+
 @sign("module.for_another_kernel", "there is a module, but for another kernel than the running one")
 def _module_for_another_kernel(facts: Facts) -> Sign:
     if facts.get("gpu_stack.driver.loaded") or _holds("module.on_disk", facts):

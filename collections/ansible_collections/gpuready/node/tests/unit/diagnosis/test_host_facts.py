@@ -117,6 +117,10 @@ DKMS_PACKAGES = [
         "status": "installed",
     },
 ]
+LIBRARIES_ONLY = [
+    {"name": name, "version": "580.95.05-0ubuntu0.22.04.2", "held": False, "status": "installed"}
+    for name in ("nvidia-utils-580-server", "libnvidia-compute-580-server", "libnvidia-cfg1-580-server")
+]
 NO_MODULE = {"driver__on_disk": None, "driver__packages": DKMS_PACKAGES}
 SWITCHES = [{"pci": "0000:05:00.0", "vendor_id": "10de", "device_id": "22a3"}]
 MANAGER = {"installed": True, "version": "580.95.05", "enabled": True, "active": True}
@@ -219,6 +223,7 @@ FACTS = {
     "module-built-not-installed": [
         unloaded(**NO_MODULE, driver__dkms=dkms("built", KERNEL), host__kernel__headers=[KERNEL])
     ],
+    "driver-without-module": [unloaded(driver__on_disk=None, driver__packages=LIBRARIES_ONLY)],
     "open-modules-unsupported-gpu": [
         silent(host__gpus__0__device_id="1db4"),
         unloaded(host__gpus__0__device_id="1b80"),
@@ -354,7 +359,7 @@ def test_the_link_of_the_cause_is_broken(cause, stack):
 
 # What the plan says of these very nodes, where it is not the cause's usual class.
 ELSEWHERE = {
-    "gpu-dropped-by-branch-27": "manual",  # a K80, whose branch this node's archive does not have
+    "gpu-dropped-by-branch-28": "manual",  # a K80, whose branch this node's archive does not have
     "module-for-another-kernel-19": "reboot",  # the archive has no module of the running kernel
     "dpkg-interrupted-8": "manual",  # apt.broken names it, and dpkg_interrupted says no
 }
