@@ -152,9 +152,10 @@ def node_status(record: dict[str, Any], *, planning: bool = False) -> str:
         return "unreachable"
     plan = record.get("plan")
     verifications = record.get("verification") or []
-    if record.get("diagnosed"):
+    answer = _dig(record.get("diagnosis"), "status") if record.get("diagnosed") else None
+    if answer and not (answer == "healthy" and record.get("failed")):
         # The run asked what is wrong, and this is the answer.
-        return str(_dig(record.get("diagnosis"), "status") or "unknown")
+        return str(answer)
     if record.get("failed"):
         if is_rolled_back(record):
             return "rolled_back"

@@ -73,8 +73,8 @@ def facts_of(
 ) -> dict[str, Any]:
     """The facts of section 8.
 
-    ``probe`` is what the module ``gpu_chain_probe`` found. Where it looked into somebody's own container, that
-    one is asked about, and the verification of a workload says nothing of it.
+    ``probe`` is what the module ``gpu_chain_probe`` found. Where it looked into somebody's own container,
+    that one is asked about, and the verification of a workload says nothing of it.
     """
     stack = dict(gpu_stack or {})
     found = probe or {}

@@ -104,6 +104,74 @@ def test_status_follows_from_what_happened(given, planning, status):
     assert report.node_status(given, planning=planning) == status
 
 
+def cause(name, layer="container_runtime", standing="root"):
+    return {"cause": name, "title": f"the {name}", "layer": layer, "standing": standing, "certain": True}
+
+
+def diagnosis(status="cause_found", *causes):
+    return {"schema": 1, "status": status, "causes": list(causes)}
+
+
+FOUND = diagnosis("cause_found", cause("toolkit-missing"), cause("xid-error", "host"))
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (record(diagnosed=True, diagnosis=diagnosis("healthy")), "healthy"),
+        (record(diagnosed=True, diagnosis=FOUND, failed=True), "cause_found"),
+        (record(diagnosed=True, diagnosis=diagnosis("unknown"), failed=True), "unknown"),
+        # Healthy, and then something else in the run failed.
+        (record(diagnosed=True, diagnosis=diagnosis("healthy"), failed=True), "failed"),
+        # A failed verification has a diagnosis, and stays a failure.
+        (record(diagnosis=FOUND, failed=True, verification=[verification(ok=False)]), "failed"),
+        (record(diagnosed=True, diagnosis=FOUND, unreachable=True), "unreachable"),
+    ],
+)
+def test_status_of_a_diagnosing_run_is_the_answer(given, status):
+    assert report.node_status(given) == status
+    assert status in report.STATUSES
+    assert (status in report.BAD_STATUSES) is (status != "healthy")
+
+
+def test_root_cause_is_named_in_verdict_layer_and_fleet():
+    given = record(diagnosed=True, diagnosis=FOUND, failed=True, error="x")
+    node = report.node_document(given, "r")
+    assert node["layers"]["container_runtime"]["findings"] == ["the toolkit-missing"]
+    assert node["layers"]["container_runtime"]["ok"] is False and node["layers"]["host"]["ok"] is False
+    lines = [line for line, _status in report.table([node], unicode=False)]
+    assert lines[1].endswith("CAUSE FOUND (simulated): toolkit-missing and 1 more")
+    fleet = report.fleet_document(
+        [node], run="r", playbook="diagnose.yml", started="", finished="", seconds=1
+    )
+    assert fleet["nodes"]["n1"]["causes"] == ["toolkit-missing", "xid-error"] and fleet["ok"] is False
+
+
+def test_alternatives_are_no_causes():
+    given = record(diagnosed=True, diagnosis=diagnosis("unknown", cause("a", standing="alternative")))
+    assert report.root_causes(given) == []
+    assert report.layer_verdicts(given)["container_runtime"]["ok"] is True
+
+
+def test_cause_that_is_a_finding_already_is_said_once():
+    row = {"layer": "host", "finding": "the xid-error", "evidence": [], "fix": [], "cause": "xid-error"}
+    given = record(
+        diagnosis=diagnosis("cause_found", cause("xid-error", "host")),
+        verification=[verification(ok=False, findings=[row])],
+        failed=True,
+    )
+    assert report.layer_verdicts(given)["host"]["findings"] == ["the xid-error"]
+
+
+def test_what_a_diagnosis_rests_on_is_kept_without_passwords():
+    facts = {"container": {"env": {"API_TOKEN": "x", "CUDA_VERSION": "11"}}, "probes": {}, "verification": {}}
+    node = report.node_document(record(diagnosed=True, diagnosis=FOUND, facts=facts), "r")
+    assert node["container"] == {"env": {"API_TOKEN": "***", "CUDA_VERSION": "11"}}
+    assert "probes" not in node and node["verification"] == []
+    assert "container" not in report.node_document(record(), "r")
+    assert report.node_document(record(), "r")["diagnosis"] is None
+
+
 def _driver(version, flavour="open"):
     return {"version": version, "flavour": flavour}
 
