@@ -522,6 +522,9 @@ def _toolkit_incomplete(facts: Facts) -> Sign:
         if row.get("name") in names and row.get("status") not in ("not-installed", "config-files")
     }
     versions = {str(row.get("version")) for row in rows.values() if row.get("version")}
+    # Before 1.10 the packages had versions of their own, and a text may show an old machine's.
+    if not observed(facts) and not all(at_least(version, "1.10") for version in versions):
+        return UNKNOWN
     if len(versions) > 1:
         return yes(*(f"{name} {row.get('version')}" for name, row in sorted(rows.items())))
     if not observed(facts) or not rows:
@@ -559,6 +562,22 @@ def _toolkit_legacy(facts: Facts) -> Sign:
     if found:
         return yes(*found)
     return no("none of them is installed") if observed(facts) else UNKNOWN
+
+
+@sign("toolkit.legacy_beside_new", "an old nvidia-docker2 is installed beside a current toolkit")
+def _toolkit_legacy_beside_new(facts: Facts) -> Sign:
+    """The last releases (2.14, 3.14) were empty shells; older ones came with parts of their own."""
+    rows = packages(facts)
+    current = plain_version((rows.get("nvidia-container-toolkit") or {}).get("version"))
+    if not current or not at_least(current, "1.14"):
+        return UNKNOWN
+    last = {"nvidia-docker2": "2.14", "nvidia-container-runtime": "3.14"}
+    found = [
+        f"{name} {rows[name].get('version')} beside nvidia-container-toolkit {current}"
+        for name, floor in last.items()
+        if name in rows and not at_least(plain_version(rows[name].get("version")) or floor, floor)
+    ]
+    return yes(*found) if found else UNKNOWN
 
 
 @sign("toolkit.newer_than_dockerd", "the toolkit's hook came after dockerd had started")
@@ -964,8 +983,8 @@ def _image_missing(facts: Facts) -> Sign:
     wanted = _wanted_images(facts)
     if facts.get("container.running") or facts.get("container.exit_code") is not None:
         return no("a container was made from it")
-    if images is None or not wanted:
-        return UNKNOWN
+    if images is None or not wanted or not observed(facts):
+        return UNKNOWN  # what a text lists may be only a part
     have = {_short(row.get("ref")) for row in facts.rows("gpu_stack.framework.images")}
     ids = {str(row.get("id")) for row in facts.rows("gpu_stack.framework.images")}
     absent = [name for name in wanted if _short(name) not in have and name not in ids]
@@ -1304,6 +1323,16 @@ def _container_lacks_gpu(facts: Facts) -> Sign:
         return no("the container sees a GPU")
     error = facts.get("container.nvidia_smi.error")
     return yes(str(error) if error else "no GPU is seen in the container")
+
+
+@sign("container.no_cuda", "the framework in the container has no GPU")
+def _container_no_cuda(facts: Facts) -> Sign:
+    if facts.get("framework.place") == "host" or not facts.get("container"):
+        return UNKNOWN
+    listed, available = facts.get("framework.gpus_listed"), facts.get("framework.available")
+    if listed is None and available is None:
+        return UNKNOWN
+    return no("it lists one") if listed or available else yes("the framework in the container lists no GPU")
 
 
 @sign("container.driver_injected", "the driver was brought into the container")
