@@ -129,6 +129,7 @@ _SECRET = re.compile(
 _KEY = re.compile(
     r"\b(?:gh[pousr]_\w{20,}|hf_\w{20,}|sk-\w{20,}|xox[bap]-[\w-]{10,}|AKIA\w{16}|eyJ[\w-]{20,}[\w.-]*)"
 )
+_NO_SHELL = re.compile(r"exec: \"sh\": (?:executable file not found|stat sh: no such file)")
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
@@ -489,7 +490,8 @@ def container_facts(inspected: Dict[str, Any], default_runtime: Optional[str] = 
     """`docker inspect` of a container, as far as it concerns the GPU."""
     state, config = inspected.get("State") or {}, inspected.get("Config") or {}
     limit = (inspected.get("HostConfig") or {}).get("Memory") or 0
-    running = bool(state.get("Running"))
+    # One that starts again and again is "running" to Docker, and cannot be entered.
+    running = bool(state.get("Running")) and not state.get("Restarting")
     requests = requests_of(inspected, default_runtime)
     return {
         "name": str(inspected.get("Name") or "").lstrip("/") or None,
@@ -619,6 +621,9 @@ class Prober:
         environment.update(found.pop("env"))
         survey = found.pop("python")
         ran = MARKER + " begin" in answer.out
+        said = answer.err.strip()[-4000:] or self._silent("docker run", answer)
+        # An image without a shell is no fault; it only cannot be looked into.
+        no_shell = not ran and _NO_SHELL.search(said) is not None
         facts.update(
             found,
             env=environment,
@@ -629,9 +634,11 @@ class Prober:
             compose=False,
             requests=launched(launch),
             exit_code=answer.rc,
-            error=None if ran else answer.err.strip()[-4000:] or self._silent("docker run", answer),
+            error=None if ran or no_shell else said,
+            probed=ran,
+            probe_error=said if no_shell else None,
             timed_out=answer.rc is None,
-            log=tail(answer.err),
+            log="" if no_shell else tail(answer.err),
             seconds=round(time.monotonic() - begun, 3),
             memory_limit_mib=None,
             oom_killed=None,

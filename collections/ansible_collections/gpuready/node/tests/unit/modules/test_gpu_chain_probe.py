@@ -578,6 +578,22 @@ def test_run_that_docker_refuses_is_an_error_in_docker_s_words():
     assert found["error"].startswith("docker: Error response") and found["device_nodes"] is None
 
 
+def test_image_without_a_shell_is_no_fault_of_the_node():
+    said = (
+        "docker: Error response from daemon: failed to create task for container: OCI runtime create failed: "
+        'exec: "sh": executable file not found in $PATH: unknown.\n'
+    )
+    found = Docker(script=Answer(127, "", said)).prober.image("distroless")
+    assert (found["ran"], found["probed"], found["error"], found["log"]) == (False, False, None, "")
+    assert "executable file not found" in found["probe_error"]
+
+
+def test_container_that_starts_again_and_again_does_not_run():
+    docker = Docker(inspected=container(State={"Running": True, "Restarting": True, "ExitCode": 1}))
+    found = docker.prober.container("jupyter")
+    assert found["running"] is False and found["exit_code"] == 1 and "exec" not in docker.verbs()
+
+
 def test_image_that_is_not_there_is_not_pulled():
     docker = Docker()
     found = docker.prober.image("gone")
