@@ -882,8 +882,10 @@ def _nvml_lists_all(facts: Facts) -> Sign:
         ]
         words = ["NVML lists %d of %s GPUs" % (len(devices), len(on_bus) or "the")]
         return no(*words, *(["not listed: %s" % ", ".join(lost)] if lost else []))
-    if facts.get("gpu_stack.driver.nvml.error"):
-        return no(str(facts.get("gpu_stack.driver.nvml.error")))
+    error = facts.get("gpu_stack.driver.nvml.error")
+    if error:
+        # In a text it may have been another time, or another place.
+        return no(str(error)) if _observed(facts) else UNKNOWN
     return yes("NVML lists %d GPUs" % len(devices))
 
 
@@ -1072,6 +1074,14 @@ def _device_nodes_permitted(facts: Facts) -> Sign:
     if closed:
         return no(*closed)
     return yes() if known else UNKNOWN
+
+
+@sign("uvm.there", "nvidia_uvm is loaded, and its device file is there")
+def _uvm_there(facts: Facts) -> Sign:
+    states = [_sign(name, facts) for name in ("uvm.loaded", "device_nodes.uvm")]
+    if any(found.state is False for found in states):
+        return no(*(text for found in states if found.state is False for text in found.evidence))
+    return yes("nvidia_uvm is loaded", "/dev/nvidia-uvm") if all(found.state for found in states) else UNKNOWN
 
 
 @sign("link.device_nodes", "the device files are there, nvidia-uvm's too, and open to users")
