@@ -464,6 +464,16 @@ def _is_torch(facts: Facts) -> Sign:
     return _is_framework(facts, "pytorch")
 
 
+@sign("framework.is_jax", "the framework is JAX")
+def _is_jax(facts: Facts) -> Sign:
+    return _is_framework(facts, "jax")
+
+
+@sign("framework.is_onnxruntime", "the framework is ONNX Runtime")
+def _is_onnxruntime(facts: Facts) -> Sign:
+    return _is_framework(facts, "onnxruntime")
+
+
 def _is_framework(facts: Facts, wanted: str) -> Sign:
     name = framework_value(facts, "name")
     if not name:
@@ -580,6 +590,12 @@ def _missing(facts: Facts) -> Sign:
     if needed:
         return yes(*needed)
     return UNKNOWN if from_text(facts) else no("no library was reported as missing")
+
+
+@sign("libraries.all_found", "every CUDA library that the framework wants was found")
+def _all_found(facts: Facts) -> Sign:
+    found = _missing(facts)
+    return UNKNOWN if found.state is None else Sign(not found.state, found.evidence)
 
 
 @sign("libraries.only_cudnn_missing", "cuDNN is missing, and every other CUDA library was found")
@@ -710,10 +726,10 @@ def _link_libraries(facts: Facts) -> Sign:
             return no(*found.evidence)
     if _no_windows_gpu(facts).state:
         return no(*_no_windows_gpu(facts).evidence)
-    listed = _lists_gpu(facts)
+    listed, found = _lists_gpu(facts), _all_found(facts)
     if listed.state:
         return yes(*listed.evidence)
-    return UNKNOWN
+    return yes("every library that was looked for was found") if found.state else UNKNOWN
 
 
 # --- architectures ---
@@ -993,6 +1009,8 @@ def _on_path(facts: Facts, part: str) -> Sign:
 def _platform_forbids(facts: Facts) -> Sign:
     env = environment(facts)
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "PJRT_DEVICE", "ACCELERATE_USE_CPU", "USE_CPU"):
+        if name.startswith("JAX") and framework_value(facts, "name") not in (None, "jax"):
+            continue
         value = env.get(name, "").lower()
         if value in ("cpu", "true", "1") and not (name.startswith("JAX") and value != "cpu"):
             return yes(f"{name}={env[name]}")

@@ -67,12 +67,12 @@ CASES = {
     "cudnn-older-than-build": node(**build(**TF29, cudnn_loaded="8.0.5")),
     "tensorflow-cuda-libraries-missing": node(**build(**TF29, libraries_missing=["libcudart.so.11.0", "libcudnn.so.8"])),
     "cuda-library-missing": node(**build(**TORCH, libraries_missing=["libcublas.so.12"])),
-    "onnxruntime-without-cuda": node(**build(packages={"onnxruntime": "1.17.1", "numpy": "1.26"})),
-    "onnxruntime-twice": node(**build(packages={"onnxruntime": "1.17.1", "onnxruntime-gpu": "1.17.1"})),
+    "onnxruntime-without-cuda": node(**build(name="onnxruntime", packages={"onnxruntime": "1.17.1", "numpy": "1.26"})),
+    "onnxruntime-twice": node(**build(available=False, packages={"onnxruntime": "1.17.1", "onnxruntime-gpu": "1.17.1"})),
     "jax-without-cuda": node(**build(name="jax", packages={"jax": "0.4.30", "jaxlib": "0.4.30", "numpy": "1.26"})),
-    "jax-versions-disagree": node(**build(packages={"jaxlib": "0.4.34", "jax-cuda12-plugin": "0.4.30"})),
+    "jax-versions-disagree": node(**build(name="jax", packages={"jaxlib": "0.4.34", "jax-cuda12-plugin": "0.4.30"})),
     "nvidia-wheels-disagree": node(
-        **build(packages={"nvidia-cudnn-cu11": "8.9.6.50", "nvidia-cudnn-cu12": "9.1.0.70", "torch": "2.4.1"})
+        **build(available=False, packages={"nvidia-cudnn-cu11": "8.9.6.50", "nvidia-cudnn-cu12": "9.1.0.70", "torch": "2.4.1"})
     ),
     "rocm-build": node(**build(name="pytorch", rocm=True)),
     "gpu-newer-than-build": node(gpu="B200", **build(**TORCH)),
@@ -108,6 +108,27 @@ def test_what_fits_is_no_cause():
     ):
         mine = [row for row in roots(of_facts(facts)) if row in {name.partition(":")[0] for name in CASES}]
         assert mine == []
+
+
+def test_what_lies_beside_the_framework_is_no_cause():
+    """A CPU-only package that nobody uses, a path that leads nowhere, a GPU for one process that works."""
+    beside = {
+        "onnxruntime": "1.17.1",
+        "jaxlib": "0.4.30",
+        "jax": "0.4.30",
+        "numpy": "1.26",
+        "tensorflow": "2.9.0",
+    }
+    container = {"name": "a", "image": "tensorflow/tensorflow:2.9.0-gpu"}
+    container["env"] = {"LD_LIBRARY_PATH": "/opt/mine", "JAX_PLATFORMS": "cpu"}
+    facts = node(container=container, **build(**TF29, packages=beside, libraries_missing=[]))
+    facts["gpu_stack"]["driver"]["devices"][0]["compute_mode"] = "Exclusive_Process"
+    facts["gpu_stack"]["driver"]["processes"] = [{"pid": 5, "name": "python3", "service": None}]
+    facts["verification"] = {"ok": True, "workload": "tensorflow-2.9", "gpus_listed": 1, "gpus_expected": 1}
+    answer = of_facts(facts)
+    assert [row["cause"] for row in answer["causes"] if row["layer"] in ("framework", "application")] == [], (
+        short(answer)
+    )
 
 
 def test_facts_beat_a_stale_line():
