@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,27 @@ MIRROR = f"{settings.REGISTRY}:5000/standin"
 SOURCE = Path(__file__).resolve().parent / "image"
 #: Every Debian and Ubuntu has it on Python's path.
 PACKAGES = "usr/lib/python3/dist-packages"
+
+
+#: What TensorFlow 2.9 opens by name, laid down as NVIDIA's wheels lay them down.
+LIBRARIES = (
+    "libcudart.so.11.0",
+    "libcublas.so.11",
+    "libcublasLt.so.11",
+    "libcufft.so.10",
+    "libcurand.so.10",
+    "libcusolver.so.11",
+    "libcusparse.so.11",
+    "libcudnn.so.8",
+)
+
+
+def make_libraries(folder: Path) -> None:
+    """Libraries of the right names, with nothing in them."""
+    folder.mkdir(parents=True)
+    for name in LIBRARIES:
+        command = ["gcc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-o", folder / name]
+        subprocess.run([*command, f"-Wl,-soname,{name}"], input="int simulated;\n", text=True, check=True)
 
 
 def publish() -> str:
@@ -42,6 +64,7 @@ def publish() -> str:
     with tempfile.TemporaryDirectory() as folder:
         packages = Path(folder) / PACKAGES
         shutil.copytree(SOURCE, packages, ignore=shutil.ignore_patterns("__pycache__"))
+        make_libraries(packages / "nvidia" / "cuda" / "lib")
         (layer,) = registry.tree_layers(Path(folder), "a stand-in for TensorFlow (SIMULATED)")
         client.upload_stream(target, layer)
     config["rootfs"]["diff_ids"].append(layer.digest)

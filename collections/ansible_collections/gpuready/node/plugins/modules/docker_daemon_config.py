@@ -619,7 +619,11 @@ def main() -> None:
 
     merging = module.params["state"] == "present"
     after = desired(module, before)
-    changed = not daemon_config.equal(after, before)
+    state = dockerd.show()
+    # dockerd before 23 does not start with an empty file; to every dockerd an empty object means the same.
+    hollow = merging and file.original is not None and not file.original.strip()
+    stopped = state.get("ActiveState") in ("inactive", "failed", "activating", "deactivating")
+    changed = not daemon_config.equal(after, before) or (hollow and stopped)
     gone = not merging and not after and file.original is not None and changed
     data = b"" if gone else daemon_config.render(after, file.original)
     result: dict[str, Any] = {
@@ -636,7 +640,6 @@ def main() -> None:
     if changed:
         result["validated_by"] = check(module, dockerd, file, before, after, data)
 
-    state = dockerd.show()
     result["restart_reasons"], hard = reasons(module, dockerd, changed, state)
     soft = not hard and daemon_config.reload_suffices(before, after)
     result["changed"] = changed or bool(result["restart_reasons"])

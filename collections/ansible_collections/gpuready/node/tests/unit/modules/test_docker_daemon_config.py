@@ -453,6 +453,16 @@ def test_a_stopped_dockerd_is_started_only_where_it_is_meant_to_run(node, call, 
     assert not call(config=NVIDIA)["changed"]
 
 
+def test_an_empty_file_that_keeps_dockerd_from_starting_becomes_an_empty_object(node, call):
+    node.write("\n")
+    assert not call(config={})["changed"], "this dockerd runs with it"
+    node.set(active="failed", enabled="enabled")
+    assert call(config={}, check=True)["changed"]
+    assert call(config={})["restarted"]
+    assert node.read() == {}
+    assert not call(config={})["changed"]
+
+
 def test_without_dockerd_only_the_file_is_written(node, call, monkeypatch):
     (node.bin / "dockerd").unlink()
     (node.bin / "systemctl").write_text("#!/bin/sh\necho LoadState=not-found\necho ActiveState=inactive\n")
