@@ -139,6 +139,8 @@ TEXTS = {
     "other-driver-bound": ["NVRM: GPU 0000:01:00.0 is already bound to nvidiafb."],
     # Secure Boot
     "secure-boot-rejects-module": [
+        "Title: Secure boot - installer fails\nBuilding modules\nERROR: Unable to load the kernel module"
+        " 'nvidia.ko'.",
         "modprobe: ERROR: could not insert 'nvidia': Key was rejected by service",
         "modprobe: ERROR: could not insert 'nvidia_current': Required key not available\n"
         "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
