@@ -96,6 +96,7 @@ CASES = {
         torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.65 GiB of which 9.44 MiB is free.
         Process 31415 has 22.80 GiB memory in use. Including non-PyTorch memory, this process has 840.00 MiB memory in use.
         """,
+        "ValueError: Free memory on device (3.33/23.57 GiB) on startup is less than desired GPU memory utilization (0.9, 21.21 GiB).\n",
     ],
     "libraries-without-gpu-memory": [
         "UnknownError: Failed to get convolution algorithm. This is probably because cuDNN failed to initialize, so try looking to see if a warning log message was printed above.\n",

@@ -294,6 +294,12 @@ CASES = {
         PyTorch (11.8). Please make sure to use the same CUDA versions.
         """,
     ],
+    "nvcc-does-not-know-gpu": [
+        "nvcc fatal   : Unsupported gpu architecture 'compute_89'\nninja: build stopped: subcommand failed.\n"
+    ],
+    "host-compiler-too-new": [
+        "/usr/local/cuda/include/crt/host_config.h:132:2: error: #error -- unsupported GNU version! gcc versions later than 10 are not supported!\n"
+    ],
     "extension-of-another-torch": [
         """\
         ImportError: /opt/venv/lib/python3.10/site-packages/flash_attn_2_cuda.cpython-310-x86_64-linux-gnu.so: undefined symbol: _ZN3c104cuda9SetDeviceEi
@@ -442,6 +448,8 @@ def test_every_cause_of_the_framework_has_a_text():
         "jit-compiled from PTX, which could take 30 minutes or longer.\n",
         "Unable to initialize backend 'rocm': NOT_FOUND: Could not find registered platform with name: \"rocm\"\n",
         "All log messages before absl::InitializeLog() is called are written to STDERR\n",
+        "W tensorflow/core/common_runtime/bfc_allocator.cc:290] Allocator (GPU_0_bfc) ran out of memory trying to allocate 2.20GiB with freed_by_count=0. "
+        "The caller indicates that this is not a failure, but this may mean that there could be performance gains.\n",
     ],
 )
 def test_what_healthy_programs_print_is_no_cause(text):
