@@ -83,7 +83,10 @@ def test_playbooks_leave_the_work_to_roles() -> None:
     # These only look at a node.
     orchestration |= {
         None,
-        *(f"gpuready.node.{word}" for word in ("gpu_diagnose", "gpu_plan", "gpu_stack_info")),
+        *(
+            f"gpuready.node.{word}"
+            for word in ("gpu_diagnose", "gpu_plan", "gpu_stack_info", "support_bundle")
+        ),
     }
     own = [task for task in playbook_tasks() if ROOT / "playbooks" in task.path.parents]
     assert [str(task) for task in own if task.module not in orchestration] == []

