@@ -1084,6 +1084,14 @@ def _uvm_there(facts: Facts) -> Sign:
     return yes("nvidia_uvm is loaded", "/dev/nvidia-uvm") if all(found.state for found in states) else UNKNOWN
 
 
+@sign("uvm.absent", "nvidia_uvm is not loaded, or its device file is missing")
+def _uvm_absent(facts: Facts) -> Sign:
+    there = _sign("uvm.there", facts)
+    if there.state is None or not _holds("module.loaded", facts):
+        return UNKNOWN
+    return Sign(not there.state, there.evidence)
+
+
 @sign("link.device_nodes", "the device files are there, nvidia-uvm's too, and open to users")
 def _link_device_nodes(facts: Facts) -> Sign:
     if _wsl(facts):
