@@ -108,7 +108,8 @@ class ActionModule(ActionBase):
         catalog = load_catalog()
         return engine.diagnose(
             assemble.facts_of(gpu_stack, gpu_plan, [verification], catalog=catalog),
-            knowledge=load_knowledge(),
+            # A broken entry is told by gpu_diagnose and `gpuready catalog check`, not by a verification.
+            knowledge=load_knowledge(skip_broken=True),
             catalog=catalog,
             host=verification["host"],
             simulated=bool(verification["simulated"]),

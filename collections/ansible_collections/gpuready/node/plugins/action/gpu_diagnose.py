@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible.utils.vars import transform_to_native_types
 from ansible_collections.gpuready.node.plugins.module_utils import verification as judging
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
@@ -21,6 +22,8 @@ from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.knowledge 
 )
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.render import render
 from ansible_collections.gpuready.node.plugins.module_utils.report import redact
+
+display = Display()
 
 PLAN_ACTION = "gpuready.node.gpu_plan"
 PROBE_ACTION = "gpuready.node.container_gpu_probe"
@@ -79,7 +82,10 @@ class ActionModule(ActionBase):
         host = str(task_vars["inventory_hostname"])
         gpu_stack, plan, planned = self._look(task_vars)
         self._catalog: Catalog = load_catalog()
-        self._knowledge: Knowledge = load_knowledge()
+        # An entry that is broken (somebody adds one) must not keep the others from being asked.
+        self._knowledge: Knowledge = load_knowledge(skip_broken=True)
+        for problem in self._knowledge.problems:
+            display.warning(f"gpu_diagnose: left out: {problem}")
         self._host, self._simulated = host, bool(plan.get("simulated"))
 
         verifications = [row for row in arguments["verifications"] or [] if isinstance(row, dict)]
@@ -96,7 +102,7 @@ class ActionModule(ActionBase):
                 facts = assemble.facts_of(gpu_stack, plan, verifications, catalog=self._catalog)
                 answer = self._diagnose(facts)
             bad = assemble.the_verification(verifications)
-            if not answer_is_certain(answer) and bad is not None and not bad.get("ok"):
+            if bad is not None and not bad.get("ok") and not explains_failure(answer):
                 probe = self._chain(
                     task_vars,
                     arguments,
@@ -232,6 +238,9 @@ class ActionModule(ActionBase):
         )
 
 
-def answer_is_certain(answer: Mapping[str, Any]) -> bool:
-    """Whether more facts could not change the first cause."""
-    return any(cause["standing"] == "root" and cause["certain"] for cause in answer["causes"])
+def explains_failure(answer: Mapping[str, Any]) -> bool:
+    """Whether a workload's failure is explained for certain; what apt cannot do keeps no GPU from anybody."""
+    return any(
+        cause["standing"] == "root" and cause["certain"] and cause["link"] != "packages"
+        for cause in answer["causes"]
+    )
