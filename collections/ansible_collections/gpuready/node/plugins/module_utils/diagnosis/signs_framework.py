@@ -1108,6 +1108,14 @@ def _operation_succeeded(facts: Facts) -> Sign:
     return _link_operation(facts)
 
 
+@sign("operation.proven", "the node's workload works, and nobody asks about another container")
+def _operation_proven(facts: Facts) -> Sign:
+    # What else the node's logs tell of is somebody else's, or over.
+    if facts.get("verification.ok") is True and facts.get("container") is None:
+        return yes("%s lists its GPUs" % (facts.get("verification.workload") or "the workload"))
+    return UNKNOWN
+
+
 @sign("gpu.compute_mode_restricted", "a GPU's compute mode takes one process only, or none")
 def _compute_mode_restricted(facts: Facts) -> Sign:
     modes = [

@@ -79,6 +79,17 @@ def test_memory_that_is_full_is_no_cause_while_the_workload_runs():
     assert [row for row in roots(of_facts(facts)) if "memory" in row] == []
 
 
+def test_what_a_log_tells_of_somebody_else_is_no_cause_while_the_workload_runs():
+    facts = node(
+        verification={"ok": True, "workload": "tensorflow-2.9", "gpus_listed": 1, "gpus_expected": 1}
+    )
+    line = "[ 9123.456789] Memory cgroup out of memory: Killed process 999 (java) total-vm:9000000kB"
+    facts["gpu_stack"]["host"]["kernel_log"] = {"source": "dmesg", "lines": [line]}
+    assert roots(of_facts(facts)) == []
+    facts["container"] = {"name": "mine", "oom_killed": True, "exit_code": 137}
+    assert "container-memory-exhausted" in roots(of_facts(facts))
+
+
 def test_an_out_of_memory_beside_another_process_names_that_process():
     facts = node()
     facts["gpu_stack"]["driver"]["devices"][0]["memory_used_mib"] = 39900
