@@ -897,6 +897,19 @@ def _nvml_none(facts: Facts) -> Sign:
     return no() if devices else yes("NVML lists no GPU")
 
 
+@sign("nvml.fewer", "the driver drives some of the GPUs, and not all")
+def _nvml_fewer(facts: Facts) -> Sign:
+    if not facts.rows("gpu_stack.driver.devices"):
+        return UNKNOWN if facts.get("gpu_stack.driver.devices") is None else no()
+    on_bus = [row for row in facts.rows("gpu_stack.host.gpus") if row.get("driver_bound") not in PASSTHROUGH]
+    if not on_bus:
+        return UNKNOWN
+    all_of_them = _sign("nvml.lists_all", facts)
+    listed = len(facts.rows("gpu_stack.driver.devices"))
+    # A text may show a part of either list.
+    return Sign(listed < len(on_bus), all_of_them.evidence) if _observed(facts) else UNKNOWN
+
+
 @sign("nvml.says_unknown", "NVML answers with an unknown error")
 def _nvml_says_unknown(facts: Facts) -> Sign:
     return _nvml_error(facts, r"Unknown Error")

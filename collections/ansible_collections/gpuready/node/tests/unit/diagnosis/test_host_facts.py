@@ -121,6 +121,7 @@ LIBRARIES_ONLY = [
     {"name": name, "version": "580.95.05-0ubuntu0.22.04.2", "held": False, "status": "installed"}
     for name in ("nvidia-utils-580-server", "libnvidia-compute-580-server", "libnvidia-cfg1-580-server")
 ]
+GPU = {"pci": "0000:3b:00.0", "vendor_id": "10de", "device_id": "20b5", "driver_bound": "nvidia"}
 NO_MODULE = {"driver__on_disk": None, "driver__packages": DKMS_PACKAGES}
 SWITCHES = [{"pci": "0000:05:00.0", "vendor_id": "10de", "device_id": "22a3"}]
 MANAGER = {"installed": True, "version": "580.95.05", "enabled": True, "active": True}
@@ -298,6 +299,12 @@ FACTS = {
         changed(host__kernel_log=log("NVRM: Xid (PCI:0000:3b:00): 48, pid=1, name=x, DBE"))
     ],
     "gpu-lost": [changed(driver__devices=[], driver__nvml__error="GPU 0: GPU is lost")],
+    "gpus-missing-from-driver": [
+        changed(
+            host__gpus=[GPU, {**GPU, "pci": "0000:3c:00.0"}],
+            driver__device_nodes=["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"],
+        )
+    ],
     "nvml-error": [changed(driver__devices=None, driver__nvml__error="Unknown Error")],
     "mig-without-instances": [changed(driver__devices=[{**DEVICE, "mig_mode": True, "mig_instances": 0}])],
     "compute-mode-prohibited": [changed(driver__devices=[{**DEVICE, "compute_mode": "Prohibited"}])],
