@@ -341,28 +341,51 @@ def _link_floor(facts: Facts) -> Sign:
 
 @sign("framework.cpu_build", "the framework was built without CUDA")
 def _cpu_build(facts: Facts) -> Sign:
+    for found in (_torch_cpu_build(facts), _tensorflow_cpu_build(facts)):
+        if found.state:
+            return found
+    cuda, name = framework_value(facts, "cuda"), framework_value(facts, "name")
     if framework_value(facts, "rocm") is True:
         return no("it is a build for AMD's GPUs")
-    cuda, name = framework_value(facts, "cuda"), framework_value(facts, "name")
     if cuda is False:
-        return yes(
-            "%s %s says: built without CUDA"
-            % (name or "the framework", framework_value(facts, "version") or "")
-        )
-    for package, version in packages(facts).items():
-        if package in ("torch", "jaxlib") and re.search(r"\+cpu\b|_cpu\b|cpuonly", version):
-            return yes(f"{package} {version}")
-    said = str(framework_value(facts, "version") or "")
-    if re.search(r"\+cpu\b|-cpu\b", said):
-        return yes(f"{name or 'the framework'} {said}")
-    if isinstance(cuda, str) and cuda:
-        return no(f"built for CUDA {cuda}")
-    if re.search(r"\+cu\d{2,3}", said) or any(
-        package == "torch" and "+cu" in version for package, version in packages(facts).items()
-    ):
-        return no("the version names a CUDA")
-    tensorflow = _cpu_tensorflow(facts)
-    return tensorflow if tensorflow.state else UNKNOWN
+        return yes(f"{name or 'the framework'} was built without CUDA")
+    if name == "jax" and re.search(r"\+cpu\b", packages(facts).get("jaxlib", "")):
+        return yes(f"jaxlib {packages(facts)['jaxlib']}")
+    return no(f"built for CUDA {cuda}") if isinstance(cuda, str) and cuda else UNKNOWN
+
+
+@sign("framework.torch_cpu_build", "the PyTorch was built without CUDA")
+def _torch_cpu_build(facts: Facts) -> Sign:
+    return _without_cuda(facts, "pytorch", packages(facts).get("torch"))
+
+
+@sign("framework.tensorflow_cpu_build", "the TensorFlow was built without CUDA")
+def _tensorflow_cpu_build(facts: Facts) -> Sign:
+    found = _cpu_tensorflow(facts)
+    if found.state and _concerns(facts, "tensorflow"):
+        return found
+    return _without_cuda(facts, "tensorflow", packages(facts).get("tensorflow"))
+
+
+def _concerns(facts: Facts, name: str) -> bool:
+    """Is it this framework that is asked about? What merely lies beside it is nobody's fault."""
+    told = framework_value(facts, "name")
+    return told in (None, name) or (from_text(facts) and _lists_gpu(facts).state is False)
+
+
+def _without_cuda(facts: Facts, name: str, installed: str | None) -> Sign:
+    cuda, rocm = framework_value(facts, "cuda"), framework_value(facts, "rocm")
+    version = str(framework_value(facts, "version") or "")
+    if framework_value(facts, "name") == name:
+        if rocm is True:
+            return no("it is a build for AMD's GPUs")
+        if cuda is False or re.search(r"[+-]cpu\b", version):
+            return yes(f"{name} {installed or version}: built without CUDA".replace("  ", " "))
+        if cuda or "+cu" in version:
+            return no(f"built for CUDA {cuda}" if cuda else f"{name} {version}")
+    if installed and "+cpu" in installed and _concerns(facts, name):
+        return yes(f"{name} {installed}")
+    return no(f"{name} {installed}") if installed and "+cu" in installed else UNKNOWN
 
 
 @sign("framework.cpu_tensorflow", "the TensorFlow that is installed is a package without CUDA")

@@ -131,6 +131,15 @@ def test_what_lies_beside_the_framework_is_no_cause():
     )
 
 
+def test_one_frameworks_build_is_not_the_others():
+    beside_torch = node(
+        **build(name="pytorch", version="2.7.1", packages={"tensorflow-cpu": "2.9.0", "torch": "2.7.1"})
+    )
+    beside_tensorflow = node(**build(name="tensorflow", version="2.9.0", packages={"torch": "2.7.1+cpu"}))
+    for facts in (beside_torch, beside_tensorflow):
+        assert [row for row in roots(of_facts(facts)) if row.endswith("cpu-build")] == []
+
+
 def test_facts_beat_a_stale_line():
     said = "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).\n"
     answer = of_facts(node("580.95.05", **build(**TORCH)), said)
