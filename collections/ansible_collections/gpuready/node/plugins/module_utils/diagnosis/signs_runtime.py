@@ -1023,6 +1023,14 @@ def _image_architecture(facts: Facts) -> Sign:
     return yes(*other) if other else no(f"image and machine are {machine}")
 
 
+@sign("image.alpine", "the image is built on Alpine Linux")
+def _image_alpine(facts: Facts) -> Sign:
+    image = facts.get("container.image")
+    if not image:
+        return UNKNOWN
+    return yes(str(image)) if "alpine" in str(image) else UNKNOWN
+
+
 @sign("registry.unreachable", "the registry cannot be reached from the node")
 def _registry_unreachable(facts: Facts) -> Sign:
     rows = [row for row in facts.rows("gpu_stack.framework.endpoints") if row.get("name") == "registry"]
@@ -1073,11 +1081,26 @@ def _link_image(facts: Facts) -> Sign:
 # -- the request -----------------------------------------------------------------------------------
 
 
+def _singularity_asked(facts: Facts) -> Sign:
+    """Singularity gives a GPU by --nv: its command line tells."""
+    if facts.get("container.way") != "singularity":
+        return UNKNOWN
+    lines = [
+        str(row.get("line"))
+        for row in facts.rows("commands")
+        if re.search(r"\b(?:singularity|apptainer)\s+(?:exec|run|shell)\b", str(row.get("line")))
+    ]
+    if not lines:
+        return UNKNOWN
+    given = [line for line in lines if re.search(r"\s--nv(?:ccli)?\b", line)]
+    return yes(given[-1]) if given else no(f"no --nv: {lines[-1]}")
+
+
 @sign("request.asked", "a GPU was asked for")
 def _request_asked(facts: Facts) -> Sign:
     requests = facts.get("container.requests")
     if not isinstance(requests, Mapping):
-        return UNKNOWN
+        return _singularity_asked(facts)
     said = []
     if requests.get("gpus"):
         said.append("compose reserves a GPU" if facts.get("container.compose") else "--gpus is given")
@@ -1199,6 +1222,19 @@ def _request_unset(facts: Facts) -> Sign:
         return no(f"NVIDIA_VISIBLE_DEVICES={known['NVIDIA_VISIBLE_DEVICES']}")
     # A text shows what was typed; the image's own environment may have the variable.
     return yes("NVIDIA_VISIBLE_DEVICES is not in its environment") if observed(facts) else UNKNOWN
+
+
+@sign(
+    "request.variable_not_typed", "the runtime nvidia is asked for, and nobody typed NVIDIA_VISIBLE_DEVICES"
+)
+def _request_not_typed(facts: Facts) -> Sign:
+    """What a text can tell of request.variable_unset: the image's own environment is not known there."""
+    requests = facts.get("container.requests")
+    if not isinstance(requests, Mapping) or not str(requests.get("runtime") or "").startswith("nvidia"):
+        return UNKNOWN
+    if requests.get("gpus") or requests.get("cdi_devices") or _visible(facts) is not None:
+        return no("the GPU is asked for")
+    return yes(f"--runtime={requests['runtime']} without -e NVIDIA_VISIBLE_DEVICES")
 
 
 @sign("request.device_absent", "a GPU was asked for by a number or UUID that the machine does not have")

@@ -348,6 +348,42 @@ TEXTS = {
         "'capabilities'",
         '"count" and "device_ids" attributes are exclusive',
     ],
+    "compose-without-device-reservation": [
+        "version: '3'\nservices:\n  train:\n    image: pytorch/pytorch\n    command: python t.py\n\n$ "
+        "docker compose up\n"
+        "train-1  | UserWarning: CUDA initialization: Found no NVIDIA driver on your system."
+    ],
+    "gpus-flag-malformed": [
+        "docker: Error response from daemon: cannot set both Count and DeviceIDs on device request."
+    ],
+    "compose-missing": ["docker: 'compose' is not a docker command.\nSee 'docker --help'"],
+    "singularity-without-nv": [
+        '$ singularity exec tf.sif python3 -c "import tensorflow as tf; '
+        "print(tf.config.list_physical_devices('GPU'))\""
+        "\n[]\n",
+    ],
+    "visible-devices-unset": [
+        "$ docker run --runtime=nvidia --rm ubuntu:20.04 nvidia-smi\ndocker: Error response from daemon: "
+        "failed to create "
+        "shim task: OCI runtime create failed: runc create failed: unable to start container process: "
+        'exec: "nvidia-smi": '
+        "executable file not found in $PATH: unknown."
+    ],
+    "visible-devices-void": [
+        "$ docker run -e NVIDIA_VISIBLE_DEVICES=void --runtime=nvidia tensorflow/tensorflow:2.9.0-gpu "
+        "nvidia-smi\ndocker: "
+        'Error response from daemon: OCI runtime create failed: exec: "nvidia-smi": executable file not '
+        "found in $PATH"
+    ],
+    "devices-given-by-hand": [
+        "$ docker run --device=/dev/nvidia0 --device=/dev/nvidiactl pytorch/pytorch python -c 'import torch; "
+        "print(torch.cuda.is_available())'\nFalse\n"
+    ],
+    "driver-capabilities-without-compute": [
+        "$ docker run --gpus all --rm -e NVIDIA_DRIVER_CAPABILITIES=utility "
+        "tensorflow/tensorflow:2.9.0-gpu python t.py\n"
+        "Could not load dynamic library 'libcuda.so.1'; dlerror: libcuda.so.1: cannot open shared object file"
+    ],
     "gpus-flag-after-image": [
         'docker: Error response from daemon: OCI runtime create failed: exec: "--gpus": executable file not '
         "found in "
