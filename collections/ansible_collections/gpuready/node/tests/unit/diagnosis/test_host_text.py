@@ -19,7 +19,7 @@ TEXTS = {
         "5e:00.0 3D controller: NVIDIA Corporation GV100GL [Tesla V100 PCIe 32GB] (rev ff)",
     ],
     "other-vendor-gpu-only": [
-        "$ lspci | grep -Ei 'vga|3d'\n0a:00.0 VGA compatible controller: Advanced Micro Devices, Inc. Navi 22\n"
+        "$ lspci | grep -Ei 'vga|3d'\n0a:00.0 VGA compatible controller: Advanced Micro Devices, Inc. Navi\n"
         "$ nvidia-smi\nNVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
         "06:00.0 VGA compatible controller: Advanced Micro Devices, Inc. [AMD/ATI] Navi 31",
     ],
