@@ -48,7 +48,7 @@ KNOWN_OPTIONS = frozenset(
         iptables ipv6 isolation labels live-restore log-driver log-format log-level log-opts
         max-concurrent-downloads max-concurrent-uploads max-download-attempts metrics-addr
         min-api-version mtu network-control-plane-mtu network-diagnostic-port no-new-privileges
-        no-proxy node-generic-resources oom-score-adjust pidfile proxies raw-logs registry-mirrors
+        no-proxy node-generic-resources nri-opts oom-score-adjust pidfile proxies raw-logs registry-mirrors
         rootless runtimes seccomp-profile selinux-enabled shutdown-timeout storage-driver
         storage-opts swarm-default-advertise-addr time-precision tls tlscacert tlscert tlskey
         tlsverify ulimits userland-proxy userland-proxy-path userns-remap validate

@@ -13,7 +13,7 @@ from gpuready.diagnosis.facts import Facts
 from gpuready.diagnosis.signs import SIGNS, load_signs
 from gpuready.planner import plan
 from observed_nodes import bare
-from told import of_facts, roots, short
+from told import KNOWN, of_facts, roots, short
 
 CATALOG = load_catalog()
 HEALTHY = converge(bare("20b5"))
@@ -407,6 +407,20 @@ def test_what_the_plan_repairs_is_read_from_the_plan():
     (cause,) = of_facts(facts)["causes"]
     assert cause["repair"] == "safe"
     assert [row["id"] for row in cause["site"]] == ["docker.restart"]
+
+
+@pytest.mark.parametrize("cause", NODES)
+def test_the_repair_class_is_what_the_planner_really_does(cause):
+    """safe: the plan of that very node has one of the actions that the cause names."""
+    facts = node()
+    NODES[cause](facts)
+    known = KNOWN.causes[cause]
+    todo = plan(facts["gpu_stack"], {}, CATALOG, host="node", today="2026-11-23")
+    planned = {row["id"] for row in todo["actions"]}
+    if known.repair == "safe":
+        assert planned & set(known.actions), (sorted(planned), todo["conflicts"])
+    else:
+        assert known.repair == "manual"
 
 
 def test_facts_beat_an_old_line_of_a_log():
