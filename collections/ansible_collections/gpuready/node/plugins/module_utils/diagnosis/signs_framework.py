@@ -255,12 +255,6 @@ def _floor(facts: Facts) -> Sign:
     return no(f"driver {driver}", f"CUDA {cuda} needs {floor} or newer", why)
 
 
-@sign("floor.driver_too_old", "the driver is older than the CUDA of the framework or image needs")
-def _driver_too_old(facts: Facts) -> Sign:
-    found = _floor(facts)
-    return UNKNOWN if found.state is None else Sign(not found.state, found.evidence)
-
-
 @sign("floor.driver_below_own_cuda", "the driver is older than the one that the framework's CUDA came with")
 def _driver_below_own_cuda(facts: Facts) -> Sign:
     driver, (cuda, why) = driver_version(facts), cuda_of(facts)
@@ -299,11 +293,8 @@ def _consumer_gpu(facts: Facts) -> Sign:
     return yes(*dict.fromkeys(consumer)) if consumer else UNKNOWN
 
 
-@sign(
-    "floor.driver_below_minimum",
-    "the driver is older than the site's own minimum or a workload's in the plan",
-)
 def _driver_below_minimum(facts: Facts) -> Sign:
+    """Is the driver older than the site's own minimum, or than the plan's workloads and GPUs ask for?"""
     driver = driver_version(facts)
     floors = []
     for row in facts.rows("plan.driver.because"):
@@ -548,16 +539,6 @@ def _image_without_gpu(facts: Facts) -> Sign:
     if "@" in image or not (name == "tensorflow/tensorflow" or name.endswith("/tensorflow/tensorflow")):
         return no(f"the image is {image}")
     return no(f"the image is {image}") if "gpu" in tag else yes(f"the image is {image}")
-
-
-@sign("framework.conda", "the Python is of a conda environment")
-def _conda(facts: Facts) -> Sign:
-    kind = facts.get("framework.python.environment")
-    path = str(facts.get("framework.python.executable") or "")
-    if kind is None and not path:
-        return UNKNOWN
-    is_conda = kind == "conda" or bool(re.search(r"conda|miniforge|mamba", path))
-    return Sign(is_conda, (path or f"the environment is {kind}",))
 
 
 @sign("framework.two_onnxruntimes", "onnxruntime and onnxruntime-gpu are installed over each other")

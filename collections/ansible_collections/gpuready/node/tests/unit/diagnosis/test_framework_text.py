@@ -294,6 +294,10 @@ CASES = {
         PyTorch (11.8). Please make sure to use the same CUDA versions.
         """,
     ],
+    "library-without-cuda": [
+        "cv2.error: OpenCV(4.5.5) /io/opencv/modules/dnn/src/dnn.cpp: error: (-216:No CUDA support) The library is compiled without CUDA support in function 'throw_no_cuda'\n",
+        "ValueError: This CTranslate2 package was not compiled with CUDA support\n",
+    ],
     "nvcc-does-not-know-gpu": [
         "nvcc fatal   : Unsupported gpu architecture 'compute_89'\nninja: build stopped: subcommand failed.\n"
     ],
