@@ -66,8 +66,6 @@ def _facts(reading: Reading) -> dict[str, Any]:
     for name, value in list(reading.stack.items()):
         if value == {}:
             del reading.stack[name]
-    if reading.stack:
-        facts["gpu_stack"] = reading.stack
     container = _container(reading)
     if container is not None:
         facts["container"] = dict(container.container)
@@ -75,6 +73,8 @@ def _facts(reading: Reading) -> dict[str, Any]:
             facts["container"]["env"] = dict(container.env)
     framework = _framework(transcript, container)
     reader_framework.mentioned(reading, framework)
+    if reading.stack:
+        facts = {"gpu_stack": reading.stack, **facts}
     silent = reading.not_collected
     if silent is not None and framework.get("available") is False and framework.get("cuda"):
         # PyTorch's report asks nvidia-smi: it is not there, or fails.

@@ -612,6 +612,18 @@ def _python_c(reading: Reading, typed: Command, output: list[str]) -> None:
 
 
 _LOGGED = re.compile(r"^[IWEF] \S+:\d+\]")
+
+
+def _spoken_of(reading: Reading, name: str, capability: str | None = None) -> None:
+    """A GPU that somebody says to have: it is in the machine, and no program has listed it yet."""
+    if fetch(reading.stack, "host.gpus") is not None or fetch(reading.stack, "driver.devices"):
+        return
+    found = {"name": re.sub(r"^nvidia ", "", name, flags=re.IGNORECASE), "vendor_id": "10de"}
+    if capability:
+        found["compute_capability"] = capability
+    put(reading.stack, "host.gpus", [found])
+
+
 _MENTION = re.compile(
     r"\b(?P<name>tensorflow(?:[-_ ]gpu)?|tf|py ?torch|torch|jax)"
     r"(?:(?:[-_ ](?:gpu|version|installed|is|was)){0,3}(?:\s?(?:==?|:|-)\s?|\s)?)"
@@ -676,14 +688,18 @@ def _template(reading: Reading, number: int, text: str, place: Place) -> None:
         found = re.match(r"^\W*(?:python ?)?(3\.\d{1,2}(?:\.\d{1,2})?)", value, re.IGNORECASE)
         if found:
             place.framework.setdefault("python", {})["version"] = found.group(1)
-    elif not fetch(reading.stack, "driver.devices"):
+    else:
         found = _GPU_NAME.match(value)
         if found and re.search(r"\d", found.group("name")):
-            reading.list_at("driver.devices").append({"index": 0, "name": found.group("name").strip()})
+            _spoken_of(reading, found.group("name").strip())
 
 
 def mentioned(reading: Reading, framework: dict[str, Any]) -> None:
     """What was only mentioned, where nothing better is known."""
+    names = sorted(reading.mentions.pop("gpu", set()), key=len)
+    longest = names[-1].lower().replace(" ", "") if names else ""
+    if names and all(name.lower().replace(" ", "") in longest for name in names):
+        _spoken_of(reading, names[-1])
     if framework.get("version"):
         return
     named = framework.get("name")
@@ -779,6 +795,115 @@ _TF_FOUND = re.compile(
     r"^\s*(?:pciBusID: (?P<pci>[0-9a-fA-F:.]+) )?name: (?P<name>.+?) "
     r"(?:computeCapability: |major: )(?P<capability>\d+(?:\.\d| minor: \d))"
 )
+
+
+@on("Found GPU", "Minimum and Maximum cuda capability", "_CudaDeviceProperties(name=")
+def _torch_capability(reading: Reading, number: int, text: str, place: Place) -> None:
+    joined = " ".join([text, *(line.strip() for line in reading.following(number, 2))])
+    match = re.search(
+        r"Found GPU\d+ (?P<name>.{3,60}?) which is of (?:cuda|compute) capability (?P<capability>\d+\.\d)",
+        joined,
+    )
+    if match is None:
+        match = re.search(
+            r"_CudaDeviceProperties\(name='(?P<name>[^']+)', major=(?P<major>\d+), minor=(?P<minor>\d)", text
+        )
+        if match:
+            _name(place, "pytorch")
+            _capability(reading, match.group("major") + "." + match.group("minor"), match.group("name"))
+    elif "Found GPU" in text:
+        _name(place, "pytorch")
+        _capability(reading, match.group("capability"), match.group("name"))
+    supported = re.search(
+        r"Minimum and Maximum cuda capability supported by this version of PyTorch is "
+        r"\((\d+)\.(\d)\) - \((\d+)\.(\d)\)",
+        joined,
+    )
+    if supported and "Minimum and Maximum" in text:
+        low, high = supported.group(1) + supported.group(2), supported.group(3) + supported.group(4)
+        _says(place, archs=["sm_" + low, "sm_" + high])
+
+
+@on("compatible with compute capability ")
+def _tf_capability(reading: Reading, number: int, text: str, place: Place) -> None:
+    joined = " ".join([text, *reading.following(number, 1)])
+    match = re.search(
+        r"not built with CUDA kernel binaries compatible with compute capability (\d+\.\d)", joined
+    )
+    if match:
+        _name(place, "tensorflow")
+        _capability(reading, match.group(1))
+
+
+_LISTED = re.compile(
+    r"^\s{0,4}(?:[-*] )?(?P<what>GPU|Graphics card|Driver|NVIDIA [Dd]river"
+    r"|Nvidia [Dd]river|GPU [Dd]river|PyTorch|Pytorch|pytorch|TensorFlow|Tensorflow)"
+    r"(?: [Vv]ersion)?\s?[:=]\s{0,4}(?P<value>\S.{0,100})$"
+)
+
+
+@on(
+    "GPU: ",
+    "GPU : ",
+    "river: ",
+    "river version: ",
+    "river Version: ",
+    "orch: ",
+    "ensorFlow: ",
+    "ensorflow: ",
+    "card: ",
+)
+def _listed(reading: Reading, number: int, text: str, place: Place) -> None:
+    """`- GPU: GeForce GTX 1050`, `- Driver: 550.163.01`: how people sum up their system."""
+    match = _LISTED.match(text)
+    if not match:
+        return
+    what, value = match.group("what").lower(), match.group("value").strip()
+    if what in ("gpu", "graphics card"):
+        found = _PRODUCT.search(value)
+        capability = re.search(r"(?:compute capability|CC|sm)[ _=:]{0,2}(\d{1,2}\.\d)", value)
+        if found:
+            _spoken_of(reading, found.group(0).strip(), capability.group(1) if capability else None)
+    elif "driver" in what:
+        found = re.match(r"^v?(\d{3}\.\d{1,3}(?:\.\d{1,2})?)\b", value)
+        if found and not fetch(reading.stack, "driver.loaded") and not fetch(reading.stack, "driver.nvml"):
+            put(reading.stack, "driver.nvml.driver_version", found.group(1))
+    else:
+        found = re.match(r"^v?(\d\.\d{1,2}(?:\.\d{1,2})?(?:\+\w+)?)\b", value)
+        if found:
+            _package(reading, place, "torch" if "torch" in what else "tensorflow", found.group(1))
+
+
+_PRODUCT = re.compile(
+    r"\b(?:NVIDIA |Nvidia )?(?:GeForce |Geforce |Tesla |tesla |Quadro )?(?:(?:RTX|GTX"
+    r"|GT|MX) ?A?\d{3,4}(?:M|m)?(?: ?(?:Ti|SUPER|Super|Max-Q|Laptop))*"
+    r"|(?:Tesla |tesla |NVIDIA |Nvidia )(?:K|M|P|V|T|A|L|H)\d{1,3}S?|(?:A100|H100|H200"
+    r"|V100|B200|GH200|L40S|P100|K80|M40|A6000)(?:-\w+)*)\b"
+)
+
+
+@on(
+    "GTX",
+    "RTX",
+    "GeForce",
+    "Tesla ",
+    "tesla ",
+    "Quadro",
+    "A100",
+    "H100",
+    "V100",
+    "K80",
+    "GT 7",
+    "B200",
+    "P100",
+)
+def _product(reading: Reading, number: int, text: str, place: Place) -> None:
+    """A GPU in somebody's own words; it counts only if no other is spoken of, and none was listed."""
+    if len(text) > 1000 or text.lstrip()[:1] == "|":
+        return
+    for match in _PRODUCT.finditer(text):
+        name = re.sub(r"^(?:nvidia )", "", match.group(0).strip(), flags=re.IGNORECASE)
+        reading.mentions.setdefault("gpu", set()).add(name)
 
 
 @on("compute capability: ", "computeCapability: ", " minor: ")

@@ -1178,14 +1178,31 @@ def _windows(reading: Reading, number: int, text: str, place: Place) -> None:
         reading.windows_lines += 1
 
 
-@on("Darwin", "macOS", "Mac OS", "MacBook", "Apple M")
+_LXC = re.compile(
+    r"\blxc\.cgroup2?\.devices|\b(?:in|inside|within|on|an?|unprivileged|privileged) (?:an? )?"
+    r"(?:unprivileged |privileged )?(?:Proxmox )?LX[CD]\b"
+)
+
+
+@on("LXC", "LXD", "Proxmox", "lxc.cgroup", "lxc config")
+def _lxc(reading: Reading, number: int, text: str, place: Place) -> None:
+    match = _LXC.search(text)
+    if match and not _DENIED.search(text[max(0, match.start() - 30) : match.end()]):
+        reading.stack.setdefault("host", {}).setdefault("virtual", "lxc")
+
+
+_MAC = re.compile(
+    r"^Darwin \S+ \d|Darwin Kernel Version|\bmacOS-\d|(?:[Pp]latform|OS"
+    r"|[Ss]ystem)\b.{0,50}?\b(?:macOS|Mac OS|Darwin)"
+    r"|@[\w.-]*MacBook[\w.-]* |\bMacBook\b|\bApple (?:M[1-5]|[Ss]ilicon)\b"
+    r"|\b(?:my|on|an?) (?:\w+ )?[Mm]ac(?: (?:laptop|mini|studio|pro|with|M[1-5])\b|[.,])"
+)
+
+
+@on("Darwin", "macOS", "Mac OS", "MacBook", "Apple ", " Mac", " mac")
 def _mac(reading: Reading, number: int, text: str, place: Place) -> None:
-    if re.search(
-        r"^Darwin \S+ \d|Darwin Kernel Version|\bmacOS-\d|(?:[Pp]latform|OS"
-        r"|[Ss]ystem)\b.{0,50}?\b(?:macOS|Mac OS|Darwin)"
-        r"|@[\w.-]*MacBook[\w.-]* |\bApple M[1-5]\b",
-        text,
-    ):
+    match = _MAC.search(text)
+    if match and not _DENIED.search(text[max(0, match.start() - 30) : match.end()]):
         reading.platform["os"] = "darwin"
 
 

@@ -46,6 +46,9 @@ def _docker_info(reading: Reading, number: int, text: str, place: Place) -> None
     if not colon or name not in _INFO or not value.strip():
         return
     value = value.strip()
+    if name == "Server Version" and not re.match(r"^\d+\.\d+(?:\.\d+)?[\w.+~-]*$", value):
+        # kubectl has a line of that name, too.
+        return
     _docker(reading, _INFO[name], value, place)
     _docker(reading, "live.reachable", True, place)
     if name == "Server Version":
@@ -616,6 +619,8 @@ def _compose_request(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         )
         if "gpu" in flat or device.get("driver") in ("nvidia", "cdi"):
             requests["gpus"] = "gpu" in flat or device.get("driver") == "cdi"
+            if flat:
+                requests["capabilities"] = flat
             if device.get("count") not in (None, "all"):
                 requests["count"] = device["count"] if isinstance(device["count"], int) else None
             if isinstance(device.get("device_ids"), list):
@@ -930,6 +935,14 @@ def _echo(reading: Reading, typed: Command, output: list[str]) -> None:
     lines = [line for line in output if line.strip()]
     if lines and len(lines[0]) < 500 and not lines[0].startswith(("bash:", "$")):
         reading.environ(match.group(1), lines[0].strip(), typed.output_in)
+
+
+@command("export")
+def _export(reading: Reading, typed: Command, output: list[str]) -> None:
+    for word in typed.words[1:]:
+        name, equals, value = word.partition("=")
+        if equals and "$" not in value:
+            reading.environ(name, value, typed.output_in)
 
 
 @command("unset")

@@ -276,6 +276,9 @@ def mebibytes(text: str) -> int | None:
 def _gpus(value: str, requests: dict[str, Any]) -> None:
     requests["gpus"] = True
     text = value.strip("\"' ")
+    capabilities = re.search(r"capabilities=([a-z,]+)", text)
+    if capabilities:
+        requests["capabilities"] = capabilities.group(1).split(",")
     devices = re.search(r"device=([^\s\"']+)", text)
     if devices:
         requests["device_ids"] = [
@@ -285,7 +288,7 @@ def _gpus(value: str, requests: dict[str, Any]) -> None:
         requests["count"] = int(text)
         if text == "0":
             requests["gpus"] = False
-    elif text == "all":
+    elif text.partition(",")[0] == "all":
         requests["count"] = -1
     elif text in ("none", "void", ""):
         requests["gpus"] = False
@@ -362,6 +365,8 @@ def parse_launch(words: Sequence[str]) -> Launch | None:
     if rest and rest[0] == "--":
         rest.pop(0)
     launch.inner = rest
+    if way == "singularity":
+        launch.requests.setdefault("gpus", False)
     if way == "docker" and verb in ("run", "create") and not compose and launch.complete and launch.image:
         launch.requests.setdefault("gpus", False)
         launch.requests.setdefault("privileged", False)
@@ -468,7 +473,7 @@ class Transcript:
         place = self.unknown
         base = self.unknown
         entered: Place | None = None
-        left = ""
+        left = inner = ""
         current: Command | None = None
         number = 0
         texts = self.texts
@@ -549,12 +554,26 @@ class Transcript:
             typed_in, command, prompt = found
             self._close(current, number)
             current = None
+            if (
+                typed_in is None
+                and entered is not None
+                and prompt
+                and prompt == left
+                and inner not in ("", left)
+            ):
+                # The prompt that the container was entered from, not the container's own.
+                entered = None
             if typed_in is None:
                 typed_in = entered or (place if not prompt and place.kind == HOST else base)
             if prompt and typed_in.kind in (HOST, WINDOWS):
                 entered, base = None, typed_in
             elif prompt and typed_in.inside:
-                entered = typed_in
+                entered, inner = typed_in, prompt
+            if command in ("exit", "logout") and typed_in.inside:
+                entered, place, inner = None, base, ""
+                self.places.append(typed_in)
+                number += 1
+                continue
             if not command:
                 place = typed_in
                 self.places.append(place)
@@ -581,7 +600,7 @@ class Transcript:
             place = output
             launch = parse_launch(words)
             if launch is not None and _opens_shell(launch):
-                entered, left = output, prompt
+                entered, left, inner = output, prompt, ""
                 if not typed_in.inside:
                     base = typed_in
         self._close(current, count)

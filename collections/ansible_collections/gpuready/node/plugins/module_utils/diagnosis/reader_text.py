@@ -179,6 +179,8 @@ def _unwrap(lines: list[str]) -> list[str]:
     ]
     if not full or (len(full) < 3 and widest not in _USUAL_WIDTHS) or widest > 400:
         return lines
+    if len(full) < 3 and (widest < 80 or _by_words(lines, lengths, widest)):
+        return lines
     joined: list[str] = []
     cut = set(full)
     open_end = False
@@ -189,6 +191,25 @@ def _unwrap(lines: list[str]) -> list[str]:
             joined.append(line)
         open_end = number in cut and not line[-1].isspace()
     return joined
+
+
+def _by_words(lines: list[str], lengths: list[int], widest: int) -> bool:
+    """Somebody has wrapped the text by words: then lines end where the next word would not have fitted."""
+    for number in range(len(lines) - 1):
+        follows = lines[number + 1]
+        if widest - 18 <= lengths[number] < widest and follows[:1].islower():
+            word = follows.split(None, 1)[0]
+            if lengths[number] + 1 + len(word) > widest:
+                return True
+    # One full line alone: a whole word at its end and at the next one's beginning tell nothing about a cut.
+    for number, length in enumerate(lengths[:-1]):
+        if (
+            length == widest
+            and re.search(r"(?:^|\s)[A-Za-z]+$", lines[number])
+            and re.match(r"[a-z]+(?:\s|$)", lines[number + 1])
+        ):
+            return True
+    return False
 
 
 def _strip_prefix(text: str) -> tuple[str, str]:

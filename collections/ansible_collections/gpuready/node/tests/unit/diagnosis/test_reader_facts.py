@@ -499,7 +499,7 @@ def test_a_compose_file_without_and_with_a_gpu() -> None:
               capabilities: [gpu]
 """
     )
-    assert read(given_)["container"]["requests"] == {"gpus": True, "count": 1}
+    assert read(given_)["container"]["requests"] == {"gpus": True, "capabilities": ["gpu"], "count": 1}
     assert read(COMPOSE + "    runtime: nvidia\n")["container"]["requests"]["runtime"] == "nvidia"
 
 
@@ -610,6 +610,16 @@ def test_docker_inspect_tells_everything() -> None:
         ),
         (">>> ort.get_available_providers()\n['CPUExecutionProvider']", "cuda", False),
         ("### TensorFlow version\n\n2.11.0", "version", "2.11.0"),
+        (
+            "Found GPU0 GeForce GTX 1050 which is of cuda capability 6.1.\nMinimum and Maximum cuda"
+            " capability supported by this version of PyTorch is\n(7.0) - (12.0)",
+            "archs",
+            ["sm_70", "sm_120"],
+        ),
+        ("- PyTorch: 2.8.0+cu128", "cuda", "12.8"),
+        ("$ export CUDA_VISIBLE_DEVICES=1\n$ python x.py", "env", {"CUDA_VISIBLE_DEVICES": "1"}),
+        ("$ CUDA_VISIBLE_DEVICES=1 python x.py\nno", "env", {"CUDA_VISIBLE_DEVICES": "1"}),
+        (" + onnxruntime==1.20.1", "packages", {"onnxruntime": "1.20.1"}),
         ("- **TensorFlow version (use command below)**: 2.4.1", "version", "2.4.1"),
         ("I use TensorFlow 2.11 and it fails", "version", "2.11"),
         ("It works with TensorFlow 2.10 but not with TensorFlow 2.11", "version", ...),
@@ -656,6 +666,68 @@ def test_the_environment_of_a_program_on_the_host() -> None:
     script = 'import os\nos.environ["CUDA_VISIBLE_DEVICES"] = ""\nimport torch'
     assert read(script)["framework"]["env"] == {"CUDA_VISIBLE_DEVICES": ""}
     assert "env" not in read("export LD_LIBRARY_PATH=/x:$LD_LIBRARY_PATH").get("framework", {})
+
+
+def test_after_exit_the_prompt_is_the_host_s_again() -> None:
+    text = """$ docker run -it --gpus all img bash
+root@3f2a1b9c8d7e:/workspace# python -c 'import torch; print(torch.cuda.is_available())'
+False
+root@3f2a1b9c8d7e:/workspace# exit
+$ nvidia-smi -L
+GPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)"""
+    facts = read(text)
+    assert at(facts, "gpu_stack.driver.devices.0.name") == "Tesla T4"
+    assert "nvidia_smi" not in facts["container"]
+    assert facts["framework"] == {"place": "container", "name": "pytorch", "available": False}
+
+
+@pytest.mark.parametrize(
+    ("pasted", "valid"),
+    [
+        ('$ cat /etc/docker/daemon.json\n{\n "runtimes": {}\n}\n}\n$ docker info', False),
+        ('$ cat /etc/docker/daemon.json\n{\n "runtimes": {\n}\n$ docker info', False),
+        ("My /etc/docker/daemon.json:\n```\n{\n  \u201cruntimes\u201d: {}\n}\n```", False),
+        ('My /etc/docker/daemon.json:\n```\n{\n  "runtimes": {}\n}\n```', True),
+        ('You should put this into /etc/docker/daemon.json:\n{\n  "log-opts": {},\n}', ...),
+    ],
+)
+def test_a_shown_daemon_json_is_judged_as_it_was_pasted(pasted: str, valid: Any) -> None:
+    assert at(read(pasted), "gpu_stack.container_runtime.docker.daemon_json.valid") == valid
+
+
+def test_another_program_s_server_version_is_not_docker_s() -> None:
+    assert read('Server Version: version.Info{Major:"1", Minor:"20", GitVersion:"v1.20.0"}') == {}
+    assert read("Server Version: v1.28.2") == {}
+
+
+def test_a_title_is_no_fact() -> None:
+    assert read('# "Failed to initialize NVML: Unknown Error" after random time') == {}
+    assert read("Failed to initialize NVML: Unknown Error after some hours, please help") == {}
+
+
+def test_a_gpu_that_is_only_spoken_of_is_in_the_machine_and_listed_by_nobody() -> None:
+    spoken = read("My Tesla K80 gives: no kernel image is available")["gpu_stack"]
+    assert spoken["host"]["gpus"] == [{"name": "Tesla K80", "vendor_id": "10de"}]
+    assert "driver" not in spoken
+    assert read("It works on the RTX 4090 but not on the GTX 1080 Ti") == {}
+    listed = read("My Tesla K80.\nGPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)")[
+        "gpu_stack"
+    ]
+    assert "host" not in listed
+
+
+def test_indented_code_is_code() -> None:
+    text = "Look:\n\n    me@box:~$ uname -r\n    6.1.0-13-amd64\n    me@box:~$ date\n\nThanks"
+    assert at(read(text), "gpu_stack.host.kernel.running") == "6.1.0-13-amd64"
+
+
+def test_pythons_statements_over_several_lines() -> None:
+    text = (
+        "In [1]: import torch\n   ...: print(torch.__version__)"
+        "\n   ...: print(torch.cuda.is_available())\n2.3.0+cpu\nFalse"
+    )
+    framework = read(text)["framework"]
+    assert (framework["version"], framework["cuda"], framework["available"]) == ("2.3.0", False, False)
 
 
 def test_the_later_statement_counts() -> None:

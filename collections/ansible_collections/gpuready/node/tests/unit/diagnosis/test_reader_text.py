@@ -103,6 +103,11 @@ def test_the_terminal_s_cuts_are_mended() -> None:
     assert normalise(cut).split("\n") == [line, "next line"]
 
 
+def test_lines_that_were_wrapped_by_words_stay_apart() -> None:
+    text = "x" * 71 + " was not\nfound but\nbye"
+    assert normalise(text) == text
+
+
 def test_lines_of_a_table_are_not_joined() -> None:
     table = "+" + "-" * 77 + "+\n|" + "a" * 77 + "|\n|" + "b" * 77 + "|"
     assert normalise(table) == table
