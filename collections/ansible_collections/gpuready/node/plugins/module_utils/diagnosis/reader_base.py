@@ -134,6 +134,14 @@ class Reading:
         if relevant(name) and len(value) < 2000:
             place.env[name] = value
 
+    def command_of(self, number: int) -> Command | None:
+        """The command whose output the line is."""
+        commands = self.transcript.commands
+        index = bisect.bisect_right(commands, number, key=lambda typed: typed.number) - 1
+        if index < 0 or not commands[index].start <= number < commands[index].end:
+            return None
+        return commands[index]
+
     # --- lines
 
     def following(self, number: int, most: int = 60) -> Iterator[str]:

@@ -223,10 +223,17 @@ def _smi_list(reading: Reading, number: int, text: str, place: Place) -> None:
     match = _SMI_LIST.match(text)
     if not match:
         return
-    if place.inside:
+    typed = reading.command_of(number)
+    asked = typed is not None and "nvidia-smi" in typed.text
+    if place.inside and asked:
         place.container.setdefault("nvidia_smi", {"ok": True, "error": None, "driver_version": None})[
             "ok"
         ] = True
+    elif not asked and not place.inside:
+        # A line of an issue's form: what is in the machine, and no proof that the driver answers now.
+        name = re.sub(r"^NVIDIA ", "", match.group("name"))
+        reading.list_at("host.gpus").append({"name": name, "vendor_id": "10de"})
+        return
     elif reading.concerns_host(place):
         nvml = reading.stack.setdefault("driver", {}).setdefault("nvml", {})
         nvml.update(source="nvidia-smi", error=None)

@@ -111,7 +111,12 @@ STATED = [
         "Failed to initialize NVML: Driver/library version mismatch",
     ),
     ("No devices were found", "driver.devices", []),
-    ("GPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)", "driver.devices.0.name", "Tesla T4"),
+    (
+        "$ nvidia-smi -L\nGPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)",
+        "driver.devices.0.name",
+        "Tesla T4",
+    ),
+    ("GPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)", "host.gpus.0.name", "Tesla T4"),
     ("bash: nvidia-smi: command not found", "driver.userspace.nvidia_smi", False),
     ("zsh: command not found: nvidia-smi", "driver.userspace.nvidia_smi", False),
     (
@@ -710,9 +715,9 @@ def test_a_gpu_that_is_only_spoken_of_is_in_the_machine_and_listed_by_nobody() -
     assert spoken["host"]["gpus"] == [{"name": "Tesla K80", "vendor_id": "10de"}]
     assert "driver" not in spoken
     assert read("It works on the RTX 4090 but not on the GTX 1080 Ti") == {}
-    listed = read("My Tesla K80.\nGPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)")[
-        "gpu_stack"
-    ]
+    listed = read(
+        "My Tesla K80.\n$ nvidia-smi -L\nGPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)"
+    )["gpu_stack"]
     assert "host" not in listed
 
 
