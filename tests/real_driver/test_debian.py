@@ -134,7 +134,9 @@ def check_removed(story: Story, run: Run) -> None:
     assert story.module(story.kernel) == {}
     users = {line.split(":")[0] for line in story.node.sh("getent passwd").splitlines()}
     assert users - LEFT_BY_PACKAGES == users - {"nvpd"}
-    assert set(story.node.sh("[ ! -e /var/lib/dkms ] || find /var/lib/dkms -type f").split()) <= LEFT_BY_PACKAGES
+    assert (
+        set(story.node.sh("[ ! -e /var/lib/dkms ] || find /var/lib/dkms -type f").split()) <= LEFT_BY_PACKAGES
+    )
 
 
 # --- Debian 12 ----------------------------------------------------------------------------------------------
