@@ -940,6 +940,15 @@ def _devices_given(facts: Facts) -> int | None:
     return len(devices) if whole and isinstance(devices, (list, tuple)) and devices else None
 
 
+@sign("env.visible_devices_unclear", "CUDA_VISIBLE_DEVICES comes from a variable, whose value nobody tells")
+def _visible_devices_unclear(facts: Facts) -> Sign:
+    value = _visible(facts)
+    if value is None:
+        return UNKNOWN
+    words = f"CUDA_VISIBLE_DEVICES={value}"
+    return yes(words) if re.match(r"\$|%\w|\{", _first_of(value)) else no(words)
+
+
 @sign("env.scheduler_gave_none", "a job scheduler wrote into CUDA_VISIBLE_DEVICES that the job has no GPU")
 def _scheduler_gave_none(facts: Facts) -> Sign:
     value = _visible(facts)
