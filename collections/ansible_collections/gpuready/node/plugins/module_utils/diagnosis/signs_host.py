@@ -917,7 +917,9 @@ def _nvml_says_unknown(facts: Facts) -> Sign:
 
 @sign("nvml.says_lost", "NVML says that a GPU is lost")
 def _nvml_says_lost(facts: Facts) -> Sign:
-    return _nvml_error(facts, r"GPU is lost|Unable to determine the device handle|GPU requires reset")
+    return _nvml_error(
+        facts, r"GPU is lost|Unable to determine the device handle(?!.*: Not Found)|GPU requires reset"
+    )
 
 
 @sign("nvml.says_mismatch", "NVML says that driver and library are of two versions")

@@ -159,6 +159,10 @@ TEXTS = {
         "Failed to initialize NVML: Driver Not Loaded",
     ],
     "module-for-another-kernel": [
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n"
+        "I have installed nvidia-dkms. It works while I am running the other kernel.",
+        "After a kernel upgrade the driver may stop working.\n$ nvidia-smi\n"
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
         "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n$ uname "
         "-r\n6.8.0-45-generic\n$ dkms status\n"
         "nvidia/535.183.01, 6.8.0-44-generic, x86_64: installed",
