@@ -194,6 +194,12 @@ TEXTS = {
         "argument: "
         "last insn is not an exit or jmp\nprocessed 0 insns (limit 1000000) max_states_per_insn 0: unknown."
     ],
+    "toolkit-too-old-for-wsl-driver": [
+        "$ docker run --gpus all tensorflow/tensorflow:2.16.1-gpu python3 t.py\nfailed call to cuInit: "
+        "CUDA_ERROR_NOT_FOUND: named symbol not found",
+        "ERROR: The NVIDIA Driver is present, but CUDA failed to initialize.  GPU functionality will not be "
+        "available.\n   [[ Named symbol not found (error 500) ]]",
+    ],
     "toolkit-imex-bug": [
         "nvidia-container-cli: error parsing IMEX info: unsupported IMEX channel value: all: unknown"
     ],
