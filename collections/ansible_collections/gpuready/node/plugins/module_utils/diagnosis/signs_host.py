@@ -145,14 +145,16 @@ def _facts_observed(facts: Facts) -> Sign:
 @sign("bus.gpu", "an NVIDIA GPU is on the PCI bus")
 def _bus_gpu(facts: Facts) -> Sign:
     found = facts.get("gpu_stack.host.gpus")
-    if found:
-        return yes(*("on the bus: %s" % _label(gpu) for gpu in gpus(facts)))
+    seen = [gpu for gpu in gpus(facts) if gpu.get("pci")]
+    if found and seen:
+        return yes(*("on the bus: %s" % _label(gpu) for gpu in seen))
     listed = facts.rows("gpu_stack.driver.devices")
     if listed:
         return yes(
             "NVML lists %s" % ", ".join(str(row.get("name") or row.get("uuid") or "a GPU") for row in listed)
         )
-    if found is None or _wsl(facts):
+    # A GPU without an address is only spoken of.
+    if found or found is None or _wsl(facts):
         return UNKNOWN
     return no("no PCI device of vendor 10de with a display class")
 
@@ -860,6 +862,12 @@ def _nvml_error(facts: Facts, pattern: str) -> Sign:
     return UNKNOWN if facts.get("gpu_stack.driver.devices") is None else no()
 
 
+def _on_bus(facts: Facts) -> list[Mapping[str, Any]]:
+    """The GPUs that the driver is to list."""
+    rows = facts.rows("gpu_stack.host.gpus")
+    return [row for row in rows if row.get("pci") and row.get("driver_bound") not in PASSTHROUGH]
+
+
 @sign("nvml.answers", "the driver answers NVML")
 def _nvml_answers(facts: Facts) -> Sign:
     devices = facts.get("gpu_stack.driver.devices")
@@ -874,7 +882,7 @@ def _nvml_lists_all(facts: Facts) -> Sign:
     devices = facts.get("gpu_stack.driver.devices")
     if devices is None:
         return no() if facts.get("gpu_stack.driver.nvml.error") else UNKNOWN
-    on_bus = [gpu for gpu in facts.rows("gpu_stack.host.gpus") if gpu.get("driver_bound") not in PASSTHROUGH]
+    on_bus = _on_bus(facts)
     if not devices or len(devices) < len(on_bus):
         present = {str(row.get("pci") or "")[-12:].lower() for row in facts.rows("gpu_stack.driver.devices")}
         lost = [
@@ -901,7 +909,7 @@ def _nvml_none(facts: Facts) -> Sign:
 def _nvml_fewer(facts: Facts) -> Sign:
     if not facts.rows("gpu_stack.driver.devices"):
         return UNKNOWN if facts.get("gpu_stack.driver.devices") is None else no()
-    on_bus = [row for row in facts.rows("gpu_stack.host.gpus") if row.get("driver_bound") not in PASSTHROUGH]
+    on_bus = _on_bus(facts)
     if not on_bus:
         return UNKNOWN
     all_of_them = _sign("nvml.lists_all", facts)

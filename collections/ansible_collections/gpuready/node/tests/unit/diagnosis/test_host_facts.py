@@ -449,6 +449,12 @@ def test_a_gpus_name_tells_its_architecture(name, arch):
     assert gpus(facts)[0]["arch"] == arch
 
 
+def test_a_gpu_that_is_only_spoken_of_is_on_no_bus():
+    text = {"host": {"gpus": [{"name": "NVIDIA GeForce RTX 3090", "vendor_id": "10de"}]}}
+    assert sign("bus.gpu", text) is None
+    assert sign("bus.gpu", {"host": {"gpus": []}}) is False
+
+
 def test_a_probe_that_failed_is_not_taken_for_an_absence():
     stack = unloaded(problems=[{"probe": "driver.loaded", "error": "permission denied"}])
     assert sign("module.loaded", stack) is None
