@@ -89,6 +89,15 @@ def _docker_cdi(reading: Reading, number: int, text: str, place: Place) -> None:
         _docker(reading, "live.cdi_devices", devices, place)
 
 
+_DESKTOP_SAID = re.compile(
+    r"(?i:(?:^|[\s(,:])(?:on|in|using|via|with|under|running|have|installed|version:?|through)\s+(?:the\s+|Windows\s+)?"
+    r"Docker Desktop\b)|^\W*Docker Desktop (?:v?\d|for |on )"
+)
+_NO_DESKTOP = re.compile(
+    r"\b(?:not|no|without|instead of|don't|isn't|never|uninstall\w*|removed?|quit)\b", re.IGNORECASE
+)
+
+
 @on("Operating System: ", "Context:", "desktop-linux", "Docker Desktop", "rootless", "/run/user/")
 def _docker_kind(reading: Reading, number: int, text: str, place: Place) -> None:
     if (
@@ -107,14 +116,7 @@ def _docker_kind(reading: Reading, number: int, text: str, place: Place) -> None
         _docker(reading, "rootless", True, place)
     elif re.search(r"/\.docker/desktop/docker\.sock", text):
         reading.platform["docker_desktop"] = True
-    elif re.search(
-        r"(?:^|[\s(,:])(?:on|in|using|via|with|under|running|have|installed|version:?"
-        r"|through)\s+(?:the\s+|Windows\s+)?Docker Desktop\b",
-        text,
-        re.IGNORECASE,
-    ) and not re.search(
-        r"\b(?:not|no|without|instead of|don't|isn't|never|uninstalled|removed)\b", text, re.IGNORECASE
-    ):
+    elif _DESKTOP_SAID.search(text) and not _NO_DESKTOP.search(text):
         reading.platform.setdefault("docker_desktop", True)
 
 
@@ -355,11 +357,11 @@ def json_facts(reading: Reading) -> None:
     for start, value, _error in _json_blocks(reading):
         place = reading.transcript.places[start]
         shown = any(typed.start <= start < typed.end for typed in daemon_cats)
-        titles = [
-            line
-            for line in reading.texts[max(0, start - 3) : start]
-            if "daemon.json" in line and len(line) < 160
-        ]
+        # Keys that only dockerd's file has let a mention further above count, too.
+        lines = "\n".join(reading.texts[start : start + 12])
+        far = any(key in _DAEMON_KEYS for key in re.findall(r"\"([a-z][a-z-]+)\"\s*:", lines))
+        above = reading.texts[max(0, start - (15 if far else 3)) : start]
+        titles = [line for line in above if "daemon.json" in line and len(line) < 160]
         titled = bool(titles) and not any(_ADVICE.search(line) for line in titles)
         if (shown or titled) and start >= judged:
             end, text = _whole_file(reading, start)
