@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,6 +197,8 @@ class FaultLab:
             except RuntimeError as error:
                 failed.append(f"{fault.id}: {error}")
         assert not failed, failed
+        if self.profile.converged:
+            assert self.is_whole(), f"undoing {', '.join(fault.id for fault in faults)} has left something"
 
     def tidy(self, faults: Iterable[Fault]) -> None:
         """Remove what a repair by a run leaves: the containers, and what the table's scripts kept."""
@@ -271,13 +272,6 @@ class FaultLab:
     def is_whole(self) -> bool:
         """Whether the GPU is there on the node and in a container: the undoing has undone."""
         return self.node.holds("nvidia-smi -L | grep -q UUID && docker info | grep -q nvidia")
-
-    def await_users(self) -> None:
-        """Wait until nobody holds the GPU any more."""
-        with suppress(RuntimeError):
-            self.node.wait(
-                lambda: self.node.holds("! ls /proc/[0-9]*/fd -l | grep -q '/dev/nvidia[0-9]'"), "let go", 5
-            )
 
 
 def expired_key(archive: str) -> str:

@@ -25,7 +25,7 @@ SOURCE = Path(__file__).resolve().parent / "image"
 PACKAGES = "usr/lib/python3/dist-packages"
 
 
-#: What TensorFlow 2.9 opens by name, laid down as NVIDIA's wheels lay them down.
+#: What TensorFlow 2.9 opens by name.
 LIBRARIES = (
     "libcudart.so.11.0",
     "libcublas.so.11",
@@ -64,10 +64,13 @@ def publish() -> str:
     with tempfile.TemporaryDirectory() as folder:
         packages = Path(folder) / PACKAGES
         shutil.copytree(SOURCE, packages, ignore=shutil.ignore_patterns("__pycache__"))
-        make_libraries(packages / "nvidia" / "cuda" / "lib")
+        make_libraries(Path(folder) / "usr" / "local" / "cuda" / "lib64")
         (layer,) = registry.tree_layers(Path(folder), "a stand-in for TensorFlow (SIMULATED)")
         client.upload_stream(target, layer)
     config["rootfs"]["diff_ids"].append(layer.digest)
+    config["config"]["Env"].append(
+        "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64:/usr/local/cuda/lib64"
+    )
     config.setdefault("history", []).append({"created_by": f"gpulab: {layer.comment}"})
     data = json.dumps(config).encode()
     digest = client.upload(target, data)

@@ -111,7 +111,7 @@ def test_single(lab: FaultLab, recorder: Recorder, fault: Fault) -> None:
             undone = True
     finally:
         if not undone:
-            lab.undo(fault)
+            lab.undo_all([fault])
 
 
 PAIRS = [

@@ -257,10 +257,16 @@ def wanted(known):
     return ["lib%s.so.%s" % pair for pair in sorted(numbers.items())]
 
 
-def search_path(folders, environ):
-    """Where the loader looks, and where wheels keep what they bring."""
+def knows_wheels(version):
+    """Whether this TensorFlow looks into NVIDIA's wheels by itself; 2.13 and older must be led there."""
+    match = re.match(r"(\d+)\.(\d+)", version or "")
+    return match is None or (int(match.group(1)), int(match.group(2))) >= (2, 14)
+
+
+def search_path(folders, environ, wheels):
+    """Where the loader looks, and where wheels keep what they bring, if the framework looks there."""
     places = [place for place in environ.get("LD_LIBRARY_PATH", "").split(":") if place]
-    for folder in folders:
+    for folder in folders if wheels else []:
         places += sorted(glob.glob(os.path.join(folder, "nvidia/*/lib")))
         places += sorted(glob.glob(os.path.join(folder, "nvidia/lib")))
         places += [os.path.join(folder, "tensorflow")]
@@ -312,7 +318,8 @@ def survey():
         for row in running:
             if row["executable"] == chosen[0]["executable"]:
                 environ.update(row["environ"])
-        libraries = look_up(wanted(chosen[0]["builds"]), search_path(inside, environ))
+        wheels = knows_wheels((chosen[0].get("packages") or {}).get("tensorflow"))
+        libraries = look_up(wanted(chosen[0]["builds"]), search_path(inside, environ, wheels))
     return {"pythons": pythons, "processes": running, "libraries": libraries}
 
 

@@ -346,7 +346,15 @@ def test_libraries_are_looked_for_where_the_loader_does(tmp_path):
     assert found["libcudnn.so.8"] == str(second / "libcudnn.so.8.1.0") and found["libcudart.so.11.0"] is None
     wheel = site(tmp_path) / "nvidia/cudnn/lib"
     wheel.mkdir(parents=True)
-    assert str(wheel) in chain_python.search_path([str(site(tmp_path))], {})
+    assert str(wheel) in chain_python.search_path([str(site(tmp_path))], {}, True)
+    assert str(wheel) not in chain_python.search_path([str(site(tmp_path))], {}, False)
+    assert [chain_python.knows_wheels(text) for text in ("2.9.0", "2.13.1", "2.14.0", "2.21.0", None)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_survey_of_this_very_python():
