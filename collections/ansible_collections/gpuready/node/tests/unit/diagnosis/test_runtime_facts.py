@@ -366,6 +366,11 @@ CONTAINERS = {
         libcuda={"path": "/usr/local/cuda/lib64/stubs/libcuda.so.1", "kind": "stub", "version": None}
     ),
     "driver-libraries-in-image": container(libcuda={"version": "470.129.06"}),
+    "driver-capabilities-without-utility": container(
+        env={"NVIDIA_DRIVER_CAPABILITIES": "compute,video"}, nvidia_smi=EMPTY["nvidia_smi"]
+    ),
+    "libcuda-not-injected": container(libcuda=False, nvidia_smi={"ok": None}),
+    "container-without-device-files": container(device_nodes=[], nvidia_smi=EMPTY["nvidia_smi"]),
     "image-other-architecture": container(architecture="arm64", running=False, **EMPTY),
 }
 
@@ -429,6 +434,36 @@ def test_facts_beat_an_old_line_of_a_log():
     answer = of_facts({**node(), "container": container()}, said)
     assert "toolkit-missing" not in roots(answer)
     assert "toolkit-unknown-to-dockerd" not in roots(answer)
+
+
+def test_a_device_that_no_specification_names():
+    facts = with_cdi(node())
+    asked = {"gpus": False, "count": None, "cdi_devices": ["nvidia.com/gpu=5"]}
+    facts["container"] = container(requests=asked, running=False, **EMPTY)
+    assert roots(of_facts(facts)) == ["cdi-device-unknown"]
+
+
+def test_a_driver_root_that_is_not_the_hosts():
+    facts = {**node(), "container": container(**EMPTY)}
+    config(root="/run/nvidia/driver")(facts)
+    assert "toolkit-driver-root-wrong" in roots(of_facts(facts))
+
+
+def test_another_engine_than_this_machines():
+    facts = node()
+    docker_stopped(facts)
+    runtime(facts)["docker"]["docker_host"] = "tcp://10.0.0.9:2375"
+    assert roots(of_facts(facts)) == ["docker-context-elsewhere"]
+
+
+def test_mapped_users_explain_what_is_denied():
+    facts = {**node(), "container": container(**EMPTY)}
+    runtime(facts)["docker"]["live"]["security_options"] = ["name=userns"]
+    said = (
+        "nvidia-container-cli: mount error: mount operation failed: /proc: operation not permitted: unknown"
+    )
+    answer = of_facts(facts, said)
+    assert "userns-remap-hides-gpu" in roots(answer), short(answer)
 
 
 def test_no_cgroups_and_a_lost_gpu_are_told_apart():

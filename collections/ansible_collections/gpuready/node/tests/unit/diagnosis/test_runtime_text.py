@@ -200,6 +200,27 @@ TEXTS = {
         "ERROR: The NVIDIA Driver is present, but CUDA failed to initialize.  GPU functionality will not be "
         "available.\n   [[ Named symbol not found (error 500) ]]",
     ],
+    "toolkit-config-broken": [
+        "unable to load config: failed to load config /etc/nvidia-container-runtime/config.toml: toml: "
+        "line 4: expected '='"
+    ],
+    "containerd-runtime-without-type": [
+        "failed to create containerd task: container.Runtime.Name must be set: invalid argument",
+    ],
+    "kubernetes-gpu-unhealthy": [
+        "UnexpectedAdmissionError  Allocate failed due to no healthy devices present; cannot allocate "
+        "unhealthy devices "
+        "nvidia.com/gpu, which is unexpected"
+    ],
+    "device-file-not-on-host": [
+        "docker: Error response from daemon: error gathering device information while adding custom device "
+        '"/dev/nvidia-uvm": no such file or directory.'
+    ],
+    "driver-file-missing-on-host": [
+        OLD_HOOK + "nvidia-container-cli: mount error: stat failed: "
+        "/usr/lib/x86_64-linux-gnu/libcuda.so.535.54.03: no such "
+        "file or directory: unknown"
+    ],
     "toolkit-imex-bug": [
         "nvidia-container-cli: error parsing IMEX info: unsupported IMEX channel value: all: unknown"
     ],
