@@ -355,6 +355,8 @@ def clean(text: str) -> list[Line]:
         if "**" in line or "__" in line:
             line = _WHOLE_BOLD.sub(r"\1\3\4", line)
             line = _BOLD.sub(r"\1", line)
+            if line[-1:] == "`":
+                line = _WHOLE_CODE.sub(r"\1\3", line)
         quoted = line
         if not line.isascii():
             # What was really there stays in the line's raw form: typographic quotes break a daemon.json.
@@ -367,11 +369,11 @@ def clean(text: str) -> list[Line]:
             line, origin = _strip_prefix(line)
         if "\\n" in line and (":\\" not in line):
             for part in line.replace("\\r", "").replace("\\n", "\n").replace("\\t", " ").split("\n"):
-                lines.append(Line(part, quoted, origin))
+                lines.append(Line(part.rstrip(), quoted, origin))
             continue
         if "|" in line[:104] and not bars:
             bars = True
-        lines.append(Line(line, quoted, origin))
+        lines.append(Line(line.rstrip(), quoted, origin))
     if bars:
         _strip_compose(lines)
     if "\n    " in text or "\n\t" in text:
