@@ -47,7 +47,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "container": {"type": "str"},
     "verifications": {"type": "list", "elements": "dict"},
     "verify": {"type": "bool", "default": True},
-    "verify_timeout_seconds": {"type": "int", "default": 60},
+    "verify_timeout_seconds": {"type": "int", "default": 120},
     "probe_timeout_seconds": {"type": "float", "default": 30.0},
     "must_be_healthy": {"type": "bool", "default": True},
 }

@@ -34,7 +34,7 @@ options:
   verify_timeout_seconds:
     description: How long a workload may take, in seconds.
     type: int
-    default: 60
+    default: 120
   probe_timeout_seconds:
     description: How long each probe may take, in seconds.
     type: float
