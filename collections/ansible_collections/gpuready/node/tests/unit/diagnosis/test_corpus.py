@@ -27,6 +27,8 @@ def _transcripts():
     rows = []
     for path in sorted(CORPUS.glob("*.yml")):
         rows += [dict(row, file=path.name) for row in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    for row in rows:
+        row["text"] = row["text"].replace("↩\n", "")
     return rows
 
 
