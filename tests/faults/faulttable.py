@@ -175,6 +175,8 @@ def load() -> Table:
         one, other = (faults[name] for name in row)
         if one.node != other.node:
             raise TableError(f"pair {row}: they are of two nodes")
+        if one.container and other.container:
+            raise TableError(f"pair {row}: the diagnosis is asked about one container")
         for names, why in incompatible:
             if {one.id, other.id} <= names:
                 raise TableError(f"pair {row}: {why}")
