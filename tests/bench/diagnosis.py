@@ -105,11 +105,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--node", action="append", choices=nodes, help="only the faults of this node")
+    parser.add_argument("--leave-out", action="append", default=[], choices=nodes, help="not this node's")
     parser.add_argument("--json", type=Path, help="also write all rows to this file")
     options = parser.parse_args()
+    wanted = [node for node in options.node or nodes if node not in options.leave_out]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
-        played = list(pool.map(lambda node: play(node, Path(folder)), options.node or nodes))
+        played = list(pool.map(lambda node: play(node, Path(folder)), wanted))
     rows = [row for _code, node_rows in played for row in node_rows]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
