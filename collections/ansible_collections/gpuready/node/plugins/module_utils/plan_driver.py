@@ -50,7 +50,8 @@ def plan_driver(work: Draft) -> None:
     floating = lack is not None and (
         not resolution.listed or (lists_are_old(work) and not work.wishes["nvidia_driver_version"])
     )
-    packages = [{"name": name, "version": None if floating else text} for name, text in option.packages]
+    wanted = [*option.packages, *(lack.more if lack else [])]
+    packages = [{"name": name, "version": None if floating else text} for name, text in wanted]
     replaces = replaced(work, option, installed) if lack else []
     change = _change(option, installed) if lack else "none"
     if adding:
@@ -279,6 +280,8 @@ class Lack(NamedTuple):
     reason: str
     evidence: List[str]
     reinstall: List[str]  # packages that dpkg calls installed, but whose files are not there
+    # What others brought along and was taken away since: apt leaves it out when only those are asked for.
+    more: Sequence[Tuple[str, Optional[str]]] = ()
 
 
 def _lack(work: Draft, option: Option, installed: Installed) -> Optional[Lack]:
@@ -315,7 +318,15 @@ def _lack(work: Draft, option: Option, installed: Installed) -> Optional[Lack]:
     evidence, packages = _lost_files(work, option)
     if evidence:
         reason = "the driver's packages are installed, but their files are not all there or not theirs"
-        return Lack(reason, evidence, [name for name in packages if name in installed.packages])
+        gone = [name for name in packages if name not in installed.packages and name not in have]
+        more = [
+            (name, option.package_version if option.package_version in versions else None)
+            for name in gone
+            if (versions := driver_options.versions_of(work.observed, name))
+        ]
+        if more:
+            evidence.append("missing: %s" % listing([name for name, _ in more]))
+        return Lack(reason, evidence, [name for name in packages if name in installed.packages], more)
     return None
 
 

@@ -83,6 +83,7 @@ class Membership:
             _regular(marked, family, branch, other),
             _regular(foreign, family, branch, mark),
         )
+        self.metapackage = never[0]
         words = [found.pattern for found in never if found]
         self.never = re.compile("|".join(words)) if words else None
         headers = [*family.kernel_headers]
@@ -109,6 +110,10 @@ class Membership:
         if self.family.branched or not version or version != package_version:
             return False
         return not (self.never and self.never.match(name))
+
+    def is_metapackage(self, name: str) -> bool:
+        """Of this very branch, family and flavour, for whichever flavour of kernel."""
+        return bool(self.metapackage and self.metapackage.match(name))
 
     def is_headers(self, name: str) -> bool:
         return bool(self.headers and self.headers.match(name))
@@ -200,6 +205,8 @@ def replaced(work: Draft, option: Option, installed: Installed) -> List[str]:
     for name, version in installed.packages.items():
         if name in planned or member.belongs(name, version, option.package_version):
             continue
+        if option.installed and member.is_metapackage(name):
+            continue  # it brings the module of a kernel to come, and the driver stays the same
         if not option.family.branched:
             offered = (candidates.get(name) or {}).get("versions") or ()
             if option.package_version in offered:

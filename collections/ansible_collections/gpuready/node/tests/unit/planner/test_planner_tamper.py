@@ -307,6 +307,32 @@ def test_files_that_are_gone_name_the_packages_to_reinstall(whole: Node) -> None
     assert planned(whole)["driver"]["reinstall"] == []
 
 
+def test_library_package_that_was_taken_away_comes_back(whole: Node) -> None:
+    """apt brings nothing along for packages that are there already, whatever they need."""
+    node = copy.deepcopy(whole)
+    library = "libnvidia-compute-580-server"
+    node["driver"]["packages"] = [row for row in node["driver"]["packages"] if row["name"] != library]
+    node["apt"]["candidates"][library]["installed"] = None
+    node["driver"]["userspace"].update(version=None, libcuda=None, libnvidia_ml=None)
+    driver = planned(node)["driver"]
+    version = driver["package_version"]
+    assert {"name": library, "version": version} in driver["packages"]
+    assert (driver["reinstall"], driver["replaces"], driver["change"]) == ([], [], "complete")
+
+
+def test_metapackage_of_the_kernels_stays_with_the_driver_that_is_repaired(whole: Node) -> None:
+    """It brings the module of a kernel to come; only another driver has no use for it."""
+    node = copy.deepcopy(whole)
+    name = "linux-modules-nvidia-580-server-open-generic"
+    node["driver"]["packages"].append(
+        {"name": name, "version": "5.15.0.157.157", "held": False, "status": "installed"}
+    )
+    node["driver"]["userspace"]["libcuda"] = None
+    assert planned(node)["driver"]["replaces"] == []
+    other = plan(node, {**WISHES, "nvidia_driver_branch": "535"}, CATALOG, host="node1", today=TODAY)
+    assert name in other["driver"]["replaces"]
+
+
 def test_spec_of_cdi_refresh_service_counts(whole: Node) -> None:
     """nvidia-cdi-refresh writes /var/run/cdi, which goes before /etc/cdi."""
     node = copy.deepcopy(whole)
