@@ -873,8 +873,12 @@ def _nvml_answers(facts: Facts) -> Sign:
     devices = facts.get("gpu_stack.driver.devices")
     if devices is not None:
         return yes("NVML lists %d GPUs" % len(devices))
-    error = facts.get("gpu_stack.driver.nvml.error")
-    return no(str(error).strip()[:300]) if error else UNKNOWN
+    nvml = facts.get("gpu_stack.driver.nvml") or {}
+    if nvml.get("error"):
+        return no(str(nvml["error"]).strip()[:300])
+    if nvml.get("source") and nvml.get("driver_version"):
+        return yes("%s answers with driver %s" % (nvml["source"], nvml["driver_version"]))
+    return UNKNOWN
 
 
 @sign("nvml.lists_all", "NVML lists every GPU of the bus")
