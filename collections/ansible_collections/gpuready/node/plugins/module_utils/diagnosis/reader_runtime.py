@@ -367,7 +367,7 @@ def json_facts(reading: Reading) -> None:
             end, text = _whole_file(reading, start)
             judged = end
             try:
-                content = json.loads(text)
+                content = json.loads(_untypeset(reading, start, end, text))
             except (ValueError, RecursionError) as problem:
                 if '"' in text or "\u201c" in text:
                     _broken_daemon_json(reading, str(problem), place)
@@ -406,6 +406,19 @@ def _whole_file(reading: Reading, start: int) -> tuple[int, str]:
             break
         end += 1
     return end, "\n".join(line.raw for line in lines[start:end]).strip()
+
+
+_TYPESET = str.maketrans({"\u201c": '"', "\u201d": '"', "\u00a0": " "})
+
+
+def _untypeset(reading: Reading, start: int, end: int, text: str) -> str:
+    """Plain quotes and blanks, where the rest of the text has lost its own, too: the page did it, not the file."""
+    odd = {char for char in "\u201c\u201d\u00a0" if char in text}
+    lines = reading.transcript.lines
+    rest = (line.raw for line in (*lines[:start], *lines[end:]))
+    if odd and any(not odd.isdisjoint(raw) for raw in rest):
+        return text.translate(_TYPESET)
+    return text
 
 
 def _broken_daemon_json(reading: Reading, error: str, place: Place) -> None:

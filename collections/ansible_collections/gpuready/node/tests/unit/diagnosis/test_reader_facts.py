@@ -693,6 +693,13 @@ GPU 0: Tesla T4 (UUID: GPU-1c8a7a5c-2a1c-8d0d-05ac-1f0a6f7b9c10)"""
         ('$ cat /etc/docker/daemon.json\n{\n "runtimes": {\n}\n$ docker info', False),
         ("My /etc/docker/daemon.json:\n```\n{\n  \u201cruntimes\u201d: {}\n}\n```", False),
         ('My /etc/docker/daemon.json:\n```\n{\n  "runtimes": {}\n}\n```', True),
+        # The page that it was copied from has typeset everything.
+        (
+            "\u201cno GPU\u201d it says\n$ cat /etc/docker/daemon.json\n{\n  \u201cruntimes\u201d: {}\n}",
+            True,
+        ),
+        ('I see\u00a0nothing\n$ cat /etc/docker/daemon.json\n{\n\u00a0 "runtimes": {}\n}', True),
+        ('$ cat /etc/docker/daemon.json\n{\n\u00a0 "runtimes": {}\n}\n$ docker info', False),
         ('You should put this into /etc/docker/daemon.json:\n{\n  "log-opts": {},\n}', ...),
     ],
 )
