@@ -412,7 +412,7 @@ _TYPESET = str.maketrans({"\u201c": '"', "\u201d": '"', "\u00a0": " "})
 
 
 def _untypeset(reading: Reading, start: int, end: int, text: str) -> str:
-    """Plain quotes and blanks, where the rest of the text has lost its own, too: the page did it, not the file."""
+    """Plain quotes and blanks, where the rest of the text has lost its own, too: a page did that."""
     odd = {char for char in "\u201c\u201d\u00a0" if char in text}
     lines = reading.transcript.lines
     rest = (line.raw for line in (*lines[:start], *lines[end:]))
