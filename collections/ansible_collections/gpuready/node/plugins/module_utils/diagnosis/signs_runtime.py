@@ -473,10 +473,12 @@ def _toolkit_installed(facts: Facts) -> Sign:
         )
     hook = facts.get(f"{TOOLKIT}.binaries.{HOOK}")
     version = facts.get(f"{TOOLKIT}.version")
-    if hook or version:
+    # Its base package alone has nvidia-ctk, and brings no GPU into a container.
+    alone = observed(facts) and facts.get(f"{TOOLKIT}.packages") is not None
+    if hook or (version and not alone):
         return yes(f"{hook or 'nvidia-ctk'} {version or ''}".rstrip())
     if there(facts, f"{TOOLKIT}.binaries.{HOOK}") is False or facts.get(f"{TOOLKIT}.packages") == []:
-        return no(f"neither a package nor {HOOK} is there")
+        return no(f"neither the package nvidia-container-toolkit nor {HOOK} is there")
     return UNKNOWN
 
 

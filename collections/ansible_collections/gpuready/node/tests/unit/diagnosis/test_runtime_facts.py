@@ -436,6 +436,18 @@ def test_facts_beat_an_old_line_of_a_log():
     assert "toolkit-unknown-to-dockerd" not in roots(answer)
 
 
+def test_a_toolkit_without_its_main_package_is_none():
+    """nvidia-ctk is in the base package, which stays when the other is removed."""
+    facts = node()
+    toolkit = runtime(facts)["toolkit"]
+    toolkit["packages"] = [row for row in toolkit["packages"] if row["name"] != "nvidia-container-toolkit"]
+    hook_gone(facts)
+    facts["plan"] = plan(facts["gpu_stack"], {}, CATALOG, host="node", today="2026-11-23")
+    answer = of_facts(facts)
+    assert roots(answer) == ["toolkit-missing"]
+    assert "toolkit.install" in [row["id"] for row in answer["causes"][0]["site"]]
+
+
 def test_a_device_that_no_specification_names():
     facts = with_cdi(node())
     asked = {"gpus": False, "count": None, "cdi_devices": ["nvidia.com/gpu=5"]}
