@@ -1,6 +1,5 @@
 """Causes of the application from facts: what the container's or program's environment says, memory, sharing."""
 
-# ruff: noqa: E501  (what programs print is as long as it is)
 from __future__ import annotations
 
 import pytest

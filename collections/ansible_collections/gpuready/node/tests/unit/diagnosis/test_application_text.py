@@ -1,6 +1,5 @@
 """Root causes of the application from text alone, retyped from the programs' formats; own host names and paths."""
 
-# ruff: noqa: E501  (what programs print is as long as it is)
 from __future__ import annotations
 
 import textwrap

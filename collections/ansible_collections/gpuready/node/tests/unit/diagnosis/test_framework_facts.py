@@ -1,6 +1,5 @@
 """Causes of the framework from facts, as an observation, a plan and the probes give them; and their signs."""
 
-# ruff: noqa: E501  (what programs print is as long as it is)
 from __future__ import annotations
 
 from typing import Any

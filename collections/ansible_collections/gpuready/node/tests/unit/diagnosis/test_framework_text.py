@@ -3,7 +3,6 @@
 Own host names and paths; nothing here is anybody's report. Each text is tried as it is, and in the middle of noise.
 """
 
-# ruff: noqa: E501  (what programs print is as long as it is)
 from __future__ import annotations
 
 import textwrap
