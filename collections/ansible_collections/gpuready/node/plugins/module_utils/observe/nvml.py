@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -104,7 +103,7 @@ def _mig_instances(pynvml: Any, handle: Any) -> Optional[int]:
     if slots is None:
         return None
     found = [
-        _optional(pynvml, functools.partial(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot))
+        _optional(pynvml, lambda slot=slot: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))
         for slot in range(slots)
     ]
     return sum(1 for device in found if device is not None)
