@@ -32,7 +32,8 @@ options:
     elements: str
     default: []
   reinstall:
-    description: Packages of O(install) whose files are to be put back although apt calls them installed.
+    description:
+      - Packages whose files are to be put back although apt calls them installed, be they in O(install) or not.
     type: list
     elements: str
     default: []
@@ -241,7 +242,9 @@ def lacking(install: List[str], reinstall: List[str], have: Dict[str, str]) -> L
         name, version = split(spec)
         if name in reinstall or name not in have or (version and have[name] != version):
             wanted.append(spec)
-    return wanted
+    # What others brought along is reinstalled at the version that it has.
+    named = {split(spec)[0] for spec in install}
+    return wanted + ["%s=%s" % (name, have[name]) for name in reinstall if name in have and name not in named]
 
 
 def refuse(plan: List[Step], params: Dict[str, Any], held: Set[str]) -> None:

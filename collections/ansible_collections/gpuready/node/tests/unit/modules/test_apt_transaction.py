@@ -166,6 +166,14 @@ def test_nothing_to_do_asks_apt_nothing(node: Node, run: Any) -> None:
     assert not result["changed"] and node.runs == [] and result["command"] == []
 
 
+def test_what_came_along_is_put_back_at_its_version(node: Node, run: Any) -> None:
+    """Asked for by no name, but its files are gone; what is not there is nothing to put back."""
+    node.foreseen = "Inst libnvidia-compute-570 [570.1] (570.1 Ubuntu:22.04/jammy [amd64])\n"
+    result = run(install=["nvidia-utils-570=570.1"], reinstall=["libnvidia-compute-570", "gone"])
+    assert result["changed"] and "--reinstall" in node.runs[0]
+    assert node.runs[0][node.runs[0].index("install") + 1 :] == ["libnvidia-compute-570=570.1"]
+
+
 def test_what_was_only_unpacked_is_configured(node: Node, run: Any) -> None:
     """As a power cut in the middle of apt leaves it."""
     node.unpacked = {"nvidia-utils-570"}
