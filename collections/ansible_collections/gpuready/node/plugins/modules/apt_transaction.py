@@ -33,7 +33,7 @@ options:
     default: []
   reinstall:
     description:
-      - Packages whose files are to be put back although apt calls them installed, be they in O(install) or not.
+      - Installed packages whose files are to be put back, whether they are in O(install) or not.
     type: list
     elements: str
     default: []
