@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from ansible_collections.gpuready.node.plugins.module_utils.answers import failu
 from ansible_collections.gpuready.node.plugins.module_utils.catalog import Catalog, load_catalog
 from ansible_collections.gpuready.node.plugins.module_utils.chain_probe import without_secrets
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis import assemble, engine
+from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.chain import LINKS
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.knowledge import (
     Knowledge,
     load_knowledge,
@@ -30,17 +32,9 @@ PROBE_ACTION = "gpuready.node.container_gpu_probe"
 CHAIN_MODULE = "gpuready.node.gpu_chain_probe"
 #: A cause in one of these links keeps every container from its GPU: none needs to be started to see that.
 BLOCKING = {
-    "bus",
-    "binding",
-    "secure_boot",
-    "module",
-    "versions",
-    "nvml",
-    "fabric",
-    "device_nodes",
-    "engine",
-    "toolkit",
-    "image",
+    link.name
+    for link in itertools.takewhile(lambda link: link.name != "request", LINKS)
+    if link.name != "packages"
 }
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -51,15 +45,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "probe_timeout_seconds": {"type": "float", "default": 30.0},
     "must_be_healthy": {"type": "bool", "default": True},
 }
-
-
-def clean(value: Any) -> Any:
-    """The same value without passwords and tokens, in keys, URLs and lines of text."""
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value]
-    return without_secrets(value) if isinstance(value, str) else value
 
 
 class ActionModule(ActionBase):
@@ -112,14 +97,15 @@ class ActionModule(ActionBase):
         if probe is not None:
             facts = assemble.facts_of(gpu_stack, plan, verifications, probe, catalog=self._catalog)
             answer = self._diagnose(facts)
-        answer = clean(redact(answer))
+        answer = redact(answer, without_secrets)
         text = render(answer)
         result: dict[str, Any] = {
             "changed": False,
             "diagnosis": answer,
             # What it rests on besides observation and plan, so that it can be asked again without the node.
-            "facts": clean(
-                redact({key: value for key, value in facts.items() if key not in ("gpu_stack", "plan")})
+            "facts": redact(
+                {key: value for key, value in facts.items() if key not in ("gpu_stack", "plan")},
+                without_secrets,
             ),
             "verifications": verifications,
             "text": text,

@@ -176,9 +176,14 @@ def python_text() -> str:
     return data.decode("utf-8")
 
 
+def without_url_passwords(text: str) -> str:
+    """A text without the users and passwords in its URLs."""
+    return _URL_PASSWORD.sub("***", text)
+
+
 def without_secrets(text: str) -> str:
     """A log line without what looks like a password, a token or a key."""
-    return _KEY.sub("***", _SECRET.sub(r"\1***", _URL_PASSWORD.sub("***", text)))
+    return _KEY.sub("***", _SECRET.sub(r"\1***", without_url_passwords(text)))
 
 
 def tail(text: str, lines: int = LOG_LINES) -> str:

@@ -20,7 +20,7 @@ from .facts import Facts
 from .knowledge import PLACEHOLDER, Cause, Knowledge, Message
 from .patterns import Text
 from .reader_text import normalise
-from .signs import UNKNOWN, Sign, load_signs
+from .signs import UNKNOWN, Sign, ask, load_signs
 
 SCHEMA = 1
 #: What a fact has established.
@@ -189,9 +189,9 @@ class _Case:
     def sign(self, name: str) -> Sign:
         """A sign, found once. One that breaks is unknown, and says so: the others still count."""
         if name not in self.signs:
-            definition = self.definitions.get(name)
             try:
-                self.signs[name] = definition.find(self.facts) if definition else UNKNOWN
+                known = name in self.definitions
+                self.signs[name] = ask(name, self.facts, self.definitions) if known else UNKNOWN
             except Exception as error:
                 self.problems.append({"sign": name, "error": f"{type(error).__name__}: {error}"})
                 self.signs[name] = UNKNOWN
@@ -339,7 +339,7 @@ def _ranked(case: _Case, roots: Sequence[Cause]) -> list[Cause]:
     Who pastes a text asks about what it says. What merely follows from values in it may be by the way, and
     comes second there. A node's facts are its own.
     """
-    pasted = case.facts.get("gpu_stack.schema") is None
+    pasted = not case.facts.observed
 
     def key(cause: Cause) -> tuple[int, bool, int, float, str]:
         sure = case.confidence(cause)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..catalog import Catalog
@@ -15,6 +15,18 @@ class Facts:
     def __init__(self, data: Mapping[str, Any], catalog: Catalog) -> None:
         self.data = data
         self.catalog = catalog
+        self._worked_out: dict[str, Any] = {}
+
+    @property
+    def observed(self) -> bool:
+        """Were they seen on a node? Then null says "there is none"; in a text it says "nobody said"."""
+        return self.get("gpu_stack.schema") is not None
+
+    def recall(self, key: str, work_out: Callable[[], Any]) -> Any:
+        """What follows from the facts, worked out once."""
+        if key not in self._worked_out:
+            self._worked_out[key] = work_out()
+        return self._worked_out[key]
 
     def get(self, path: str) -> Any:
         """What lies under the path; None where the way ends.

@@ -8,7 +8,7 @@ and do not care whether a fact was observed on a node, found by a probe, or read
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from .facts import Facts
@@ -55,6 +55,12 @@ def sign(name: str, says: str) -> Callable[[Callable[[Facts], Sign]], Callable[[
         return find
 
     return register
+
+
+def ask(name: str, facts: Facts, definitions: Mapping[str, Definition] = SIGNS) -> Sign:
+    """A sign by its name, found once for the same facts; KeyError where there is no such sign."""
+    found: Sign = facts.recall("sign " + name, lambda: definitions[name].find(facts))
+    return found
 
 
 def load_signs() -> dict[str, Definition]:

@@ -49,11 +49,6 @@ def _first(facts: Facts, *paths: str) -> Any:
     return None
 
 
-def from_text(facts: Facts) -> bool:
-    """Are these facts read out of a text? Then what they do not name may be there all the same."""
-    return facts.get("gpu_stack.schema") is None
-
-
 def driver_version(facts: Facts) -> str | None:
     """The version of the driver that runs: the loaded module's, as anybody reports it."""
     for path in (
@@ -361,7 +356,7 @@ def _tensorflow_cpu_build(facts: Facts) -> Sign:
 def _concerns(facts: Facts, name: str) -> bool:
     """Is it this framework that is asked about? What merely lies beside it is nobody's fault."""
     told = framework_value(facts, "name")
-    return told in (None, name) or (from_text(facts) and _lists_gpu(facts).state is False)
+    return told in (None, name) or (not facts.observed and _lists_gpu(facts).state is False)
 
 
 def _without_cuda(facts: Facts, name: str, installed: str | None) -> Sign:
@@ -465,7 +460,7 @@ def _mac(facts: Facts) -> Sign:
 @sign("framework.observed", "the framework was observed on a node, and not read out of a text")
 def _observed(facts: Facts) -> Sign:
     # A text tells that a library is missing, but not for certain to whom.
-    return UNKNOWN if from_text(facts) else yes("observed on the node")
+    return UNKNOWN if not facts.observed else yes("observed on the node")
 
 
 @sign("framework.is_tensorflow", "the framework is TensorFlow")
@@ -495,7 +490,7 @@ def _is_framework(facts: Facts, wanted: str) -> Sign:
     if name == wanted:
         return yes(f"it is {name}")
     # A text may speak of several frameworks, and the reader tells one.
-    return UNKNOWN if from_text(facts) else no(f"it is {name}")
+    return UNKNOWN if not facts.observed else no(f"it is {name}")
 
 
 @sign("framework.no_windows_gpu", "it is a TensorFlow of 2.11 or later, which has no GPU on Windows itself")
@@ -504,7 +499,7 @@ def _no_windows_gpu(facts: Facts) -> Sign:
     if windows.state is not True:
         return windows
     if framework_value(facts, "name") not in (None, "tensorflow"):
-        return UNKNOWN if from_text(facts) else no("it is not TensorFlow")
+        return UNKNOWN if not facts.observed else no("it is not TensorFlow")
     found = packages(facts)
     version = version_of(framework_value(facts, "version")) or version_of(found.get("tensorflow"))
     if "tensorflow-intel" in found:
@@ -593,7 +588,7 @@ def _missing(facts: Facts) -> Sign:
     ]
     if needed:
         return yes(*needed)
-    return UNKNOWN if from_text(facts) else no("no library was reported as missing")
+    return UNKNOWN if not facts.observed else no("no library was reported as missing")
 
 
 @sign("libraries.all_found", "every CUDA library that the framework wants was found")
@@ -619,7 +614,7 @@ def _toolkit_missing(facts: Facts) -> Sign:
     toolkit = [name for name in found.evidence if _TOOLKIT.search(name) and not _CUDNN.search(name)]
     if toolkit:
         return yes(*toolkit)
-    return UNKNOWN if from_text(facts) else no(*found.evidence)
+    return UNKNOWN if not facts.observed else no(*found.evidence)
 
 
 def _cudnn_version(value: Any) -> str | None:
@@ -643,7 +638,7 @@ def _cudnn_too_old(facts: Facts) -> Sign:
     if _newer(built, loaded, parts) or loaded.split(".")[0] != built.split(".")[0]:
         return yes(*words)
     # Who complains in a text has his reasons: old releases wanted the very minor version.
-    return UNKNOWN if from_text(facts) else no(*words)
+    return UNKNOWN if not facts.observed else no(*words)
 
 
 @sign("libraries.path_overridden", "LD_LIBRARY_PATH was replaced: directories that the image sets are gone")
@@ -936,7 +931,7 @@ def _devices_given(facts: Facts) -> int | None:
             return count
     devices = facts.get("gpu_stack.driver.devices")
     # In a text, only nvidia-smi names all of them; a framework names those that it was shown.
-    whole = facts.get("gpu_stack.schema") is not None or facts.get("gpu_stack.driver.nvml.source")
+    whole = facts.observed or facts.get("gpu_stack.driver.nvml.source")
     return len(devices) if whole and isinstance(devices, (list, tuple)) and devices else None
 
 

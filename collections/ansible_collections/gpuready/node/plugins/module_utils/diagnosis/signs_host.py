@@ -6,12 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .. import aptsources, catalog
 from ..versions import driver_branch, driver_version
 from .facts import Facts
-from .signs import SIGNS, UNKNOWN, Sign, no, sign, yes
+from .signs import UNKNOWN, Sign, ask, no, sign, yes
 
 # What virtual machines are called by systemd-detect-virt and by lscpu; containers are not among them.
 HYPERVISORS = (
@@ -42,38 +41,25 @@ def _said(facts: Facts, path: str) -> bool:
     return holder[name] is not None or not any(row.get("probe") == probe for row in problems)
 
 
-def _observed(facts: Facts) -> bool:
-    """Were the facts seen on a node, whole, and not read out of a text?"""
-    return facts.get("gpu_stack.schema") is not None
-
-
 def _holds(name: str, facts: Facts) -> bool | None:
     """Another sign's state."""
-    return SIGNS[name].find(facts).state
-
-
-def _sign(name: str, facts: Facts) -> Sign:
-    return SIGNS[name].find(facts)
+    return ask(name, facts).state
 
 
 def _first(names: Iterable[str], facts: Facts) -> Sign | None:
     """The first of these signs that holds."""
     for name in names:
-        found = _sign(name, facts)
+        found = ask(name, facts)
         if found.state:
             return found
     return None
 
 
-# A name is searched in all of pci.ids: once per question, not once per sign.
-_GPUS: WeakKeyDictionary[Facts, list[Mapping[str, Any]]] = WeakKeyDictionary()
-
-
 def gpus(facts: Facts) -> list[Mapping[str, Any]]:
     """The GPUs of the bus with what the catalog knows of them; without a bus, those that NVML lists."""
-    if facts not in _GPUS:
-        _GPUS[facts] = _gpus(facts)
-    return _GPUS[facts]
+    # A name is searched in all of pci.ids: once per question, not once per sign.
+    found: list[Mapping[str, Any]] = facts.recall("gpus", lambda: _gpus(facts))
+    return found
 
 
 def _gpus(facts: Facts) -> list[Mapping[str, Any]]:
@@ -136,7 +122,7 @@ def _facts_silent(facts: Facts) -> Sign:
 
 @sign("facts.observed", "the facts were seen on a node, and not read out of a text")
 def _facts_observed(facts: Facts) -> Sign:
-    return yes() if _observed(facts) else UNKNOWN
+    return yes() if facts.observed else UNKNOWN
 
 
 # The bus ----------------------------------------------------------------------------------------------------
@@ -204,10 +190,10 @@ def _bus_gpu_too_old(facts: Facts) -> Sign:
 
 @sign("link.bus", "a GPU is on the PCI bus")
 def _link_bus(facts: Facts) -> Sign:
-    lost = _sign("bus.lost_gpu", facts)
+    lost = ask("bus.lost_gpu", facts)
     if lost.state:
         return no(*lost.evidence)
-    return _sign("bus.gpu", facts)
+    return ask("bus.gpu", facts)
 
 
 # Packages ---------------------------------------------------------------------------------------------------
@@ -462,7 +448,7 @@ def _secure_boot_key_not_enrolled(facts: Facts) -> Sign:
 def _secure_boot_rejects(facts: Facts) -> Sign:
     if facts.get("gpu_stack.driver.loaded"):
         return no("the module is loaded")
-    on = _sign("secure_boot.on", facts)
+    on = ask("secure_boot.on", facts)
     if on.state is not True:
         return no(*on.evidence) if on.state is False else UNKNOWN
     module = facts.get("gpu_stack.driver.on_disk")
@@ -471,7 +457,7 @@ def _secure_boot_rejects(facts: Facts) -> Sign:
     if module.get("signed") is False:
         return yes(*on.evidence, "the module is not signed: %s" % module.get("path"))
     built = [row for row in facts.rows("gpu_stack.driver.dkms") if _DKMS_MODULE.match(str(row.get("module")))]
-    unknown_key = _sign("secure_boot.key_not_enrolled", facts)
+    unknown_key = ask("secure_boot.key_not_enrolled", facts)
     if built and unknown_key.state:
         return yes(*on.evidence, "DKMS built and signed the module", *unknown_key.evidence)
     if module.get("signed") and (not built or unknown_key.state is False):
@@ -481,7 +467,7 @@ def _secure_boot_rejects(facts: Facts) -> Sign:
 
 @sign("link.secure_boot", "the module may be loaded")
 def _link_secure_boot(facts: Facts) -> Sign:
-    rejects = _sign("secure_boot.rejects", facts)
+    rejects = ask("secure_boot.rejects", facts)
     if rejects.state is None:
         return UNKNOWN
     return Sign(not rejects.state, rejects.evidence)
@@ -574,14 +560,14 @@ def _module_on_disk(facts: Facts) -> Sign:
     running = _running(facts)
     absent = _said(facts, "gpu_stack.driver.on_disk")
     # A package may be installed, and its files gone: modinfo knows better, where it was asked.
-    if running and running in _module_kernels(facts) and not (absent and _observed(facts)):
+    if running and running in _module_kernels(facts) and not (absent and facts.observed):
         return yes("a module is installed for kernel %s" % running)
     return no("kernel %s has no module nvidia" % (running or "in use")) if absent else UNKNOWN
 
 
 @sign("module.absent", "the running kernel has no module of the driver on the disk")
 def _module_absent(facts: Facts) -> Sign:
-    on_disk = _sign("module.on_disk", facts)
+    on_disk = ask("module.on_disk", facts)
     return UNKNOWN if on_disk.state is None else Sign(not on_disk.state, on_disk.evidence)
 
 
@@ -758,15 +744,15 @@ _UNSUITED = (
 def _link_module(facts: Facts) -> Sign:
     if _wsl(facts):
         return UNKNOWN  # the driver is Windows'
-    loaded = _sign("module.loaded", facts)
+    loaded = ask("module.loaded", facts)
     if _holds("nvml.lists_all", facts):
         return loaded if loaded.state else yes("NVML lists every GPU")
     unsuited = _first(_UNSUITED, facts)
     if unsuited:
         return no(*unsuited.evidence)
     if loaded.state is not None:
-        return loaded if loaded.state else no(*loaded.evidence, *_sign("module.on_disk", facts).evidence)
-    on_disk = _sign("module.on_disk", facts)
+        return loaded if loaded.state else no(*loaded.evidence, *ask("module.on_disk", facts).evidence)
+    on_disk = ask("module.on_disk", facts)
     return no(*on_disk.evidence) if on_disk.state is False else UNKNOWN
 
 
@@ -797,31 +783,30 @@ def _versions_libraries(facts: Facts) -> Sign:
     return yes(*there) if there else UNKNOWN
 
 
+def _compared(left: tuple[str, str | None], right: tuple[str, str | None], differ: bool) -> Sign:
+    """Two versions with their names: whether they differ, or whether they agree."""
+    if not left[1] or not right[1]:
+        return UNKNOWN
+    words = ("%s: %s" % left, "%s: %s" % right)
+    return no(*words) if _same(left[1], right[1]) == differ else yes(*words)
+
+
 @sign("versions.equal", "the loaded module and the libraries are of one version")
 def _versions_equal(facts: Facts) -> Sign:
     loaded, libraries = _version(facts, "loaded"), _version(facts, "userspace")
-    if not loaded or not libraries:
-        return UNKNOWN
-    words = ("loaded: %s" % loaded, "libraries: %s" % libraries)
-    return yes(*words) if _same(loaded, libraries) else no(*words)
+    return _compared(("loaded", loaded), ("libraries", libraries), differ=False)
 
 
 @sign("versions.stale_module", "an older or newer module than the one on the disk is still loaded")
 def _versions_stale_module(facts: Facts) -> Sign:
     loaded, on_disk = _version(facts, "loaded"), _version(facts, "on_disk")
-    if not loaded or not on_disk:
-        return UNKNOWN
-    words = ("loaded: %s" % loaded, "on disk: %s" % on_disk)
-    return no(*words) if _same(loaded, on_disk) else yes(*words)
+    return _compared(("loaded", loaded), ("on disk", on_disk), differ=True)
 
 
 @sign("versions.files_differ", "the module on the disk and the libraries are of two installs")
 def _versions_files_differ(facts: Facts) -> Sign:
     on_disk, libraries = _version(facts, "on_disk"), _version(facts, "userspace")
-    if not on_disk or not libraries:
-        return UNKNOWN
-    words = ("module on disk: %s" % on_disk, "libraries: %s" % libraries)
-    return no(*words) if _same(on_disk, libraries) else yes(*words)
+    return _compared(("module on disk", on_disk), ("libraries", libraries), differ=True)
 
 
 @sign("versions.libcuda_differs", "libcuda is of another version than the driver's other libraries")
@@ -838,10 +823,10 @@ def _versions_libcuda_differs(facts: Facts) -> Sign:
 def _link_versions(facts: Facts) -> Sign:
     if _wsl(facts):
         return UNKNOWN
-    libraries = _sign("versions.libraries", facts)
+    libraries = ask("versions.libraries", facts)
     if libraries.state is False and _holds("driver.installed", facts):
         return libraries
-    equal = _sign("versions.equal", facts)
+    equal = ask("versions.equal", facts)
     if equal.state is False:
         return equal
     differ = _first(("versions.stale_module", "versions.files_differ", "versions.libcuda_differs"), facts)
@@ -897,7 +882,7 @@ def _nvml_lists_all(facts: Facts) -> Sign:
     error = facts.get("gpu_stack.driver.nvml.error")
     if error:
         # In a text it may have been another time, or another place.
-        return no(str(error)) if _observed(facts) else UNKNOWN
+        return no(str(error)) if facts.observed else UNKNOWN
     return yes("NVML lists %d GPUs" % len(devices))
 
 
@@ -916,10 +901,10 @@ def _nvml_fewer(facts: Facts) -> Sign:
     on_bus = _on_bus(facts)
     if not on_bus:
         return UNKNOWN
-    all_of_them = _sign("nvml.lists_all", facts)
+    all_of_them = ask("nvml.lists_all", facts)
     listed = len(facts.rows("gpu_stack.driver.devices"))
     # A text may show a part of either list.
-    return Sign(listed < len(on_bus), all_of_them.evidence) if _observed(facts) else UNKNOWN
+    return Sign(listed < len(on_bus), all_of_them.evidence) if facts.observed else UNKNOWN
 
 
 @sign("nvml.says_unknown", "NVML answers with an unknown error")
@@ -988,7 +973,7 @@ def _link_nvml(facts: Facts) -> Sign:
     trouble = _first(("mig.no_instances", "compute_mode.prohibited"), facts)
     if trouble:
         return no(*trouble.evidence)
-    return _sign("nvml.lists_all", facts)
+    return ask("nvml.lists_all", facts)
 
 
 # NVSwitches -------------------------------------------------------------------------------------------------
@@ -1030,10 +1015,10 @@ def _fabric_active(facts: Facts) -> Sign:
 
 @sign("link.fabric", "the NVSwitches are set up, or there are none")
 def _link_fabric(facts: Facts) -> Sign:
-    switches = _sign("fabric.nvswitches", facts)
+    switches = ask("fabric.nvswitches", facts)
     if switches.state is not True:
         return yes("no NVSwitches") if switches.state is False else UNKNOWN
-    states = [_sign(name, facts) for name in ("fabric.installed", "fabric.same_version", "fabric.active")]
+    states = [ask(name, facts) for name in ("fabric.installed", "fabric.same_version", "fabric.active")]
     broken = [found for found in states if found.state is False]
     if broken:
         return no(*switches.evidence, *broken[0].evidence)
@@ -1065,7 +1050,7 @@ def _device_nodes_uvm(facts: Facts) -> Sign:
     if "/dev/nvidia-uvm" in nodes:
         return yes("/dev/nvidia-uvm")
     # A text may show a part of the files.
-    whole = _observed(facts) or not nodes or {"/dev/nvidiactl", "/dev/nvidia0"} <= set(nodes)
+    whole = facts.observed or not nodes or {"/dev/nvidiactl", "/dev/nvidia0"} <= set(nodes)
     return no("/dev/nvidia-uvm is missing") if whole else UNKNOWN
 
 
@@ -1074,7 +1059,7 @@ def _device_nodes_present(facts: Facts) -> Sign:
     nodes = _nodes(facts)
     if nodes is None:
         return UNKNOWN
-    if nodes and not _observed(facts) and "/dev/nvidiactl" not in nodes:
+    if nodes and not facts.observed and "/dev/nvidiactl" not in nodes:
         return UNKNOWN  # a text may show a part of the files
     missing = [] if "/dev/nvidiactl" in nodes else ["/dev/nvidiactl is missing"]
     numbered = [path for path in nodes if re.match(r"^/dev/nvidia\d+$", path)]
@@ -1105,7 +1090,7 @@ def _device_nodes_permitted(facts: Facts) -> Sign:
 
 @sign("uvm.there", "nvidia_uvm is loaded, and its device file is there")
 def _uvm_there(facts: Facts) -> Sign:
-    states = [_sign(name, facts) for name in ("uvm.loaded", "device_nodes.uvm")]
+    states = [ask(name, facts) for name in ("uvm.loaded", "device_nodes.uvm")]
     if any(found.state is False for found in states):
         return no(*(text for found in states if found.state is False for text in found.evidence))
     return yes("nvidia_uvm is loaded", "/dev/nvidia-uvm") if all(found.state for found in states) else UNKNOWN
@@ -1113,7 +1098,7 @@ def _uvm_there(facts: Facts) -> Sign:
 
 @sign("uvm.absent", "nvidia_uvm is not loaded, or its device file is missing")
 def _uvm_absent(facts: Facts) -> Sign:
-    there = _sign("uvm.there", facts)
+    there = ask("uvm.there", facts)
     if there.state is None or not _holds("module.loaded", facts):
         return UNKNOWN
     return Sign(not there.state, there.evidence)
@@ -1124,12 +1109,12 @@ def _link_device_nodes(facts: Facts) -> Sign:
     if _wsl(facts):
         return UNKNOWN  # there it is /dev/dxg
     states = [
-        _sign(name, facts) for name in ("device_nodes.present", "device_nodes.uvm", "device_nodes.permitted")
+        ask(name, facts) for name in ("device_nodes.present", "device_nodes.uvm", "device_nodes.permitted")
     ]
     broken = [found for found in states if found.state is False]
     if broken:
         return no(*(text for found in broken for text in found.evidence))
-    uvm = _sign("uvm.loaded", facts)
+    uvm = ask("uvm.loaded", facts)
     if uvm.state is False and states[1].state is not True:
         return uvm
     return yes("/dev/nvidiactl, /dev/nvidia-uvm") if states[0].state and states[1].state else UNKNOWN

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..versions import at_least
 from .facts import Facts
-from .signs import SIGNS, UNKNOWN, Sign, no, sign, yes
+from .signs import SIGNS, UNKNOWN, Sign, ask, no, sign, yes
 
 DOCKER = "gpu_stack.container_runtime.docker"
 TOOLKIT = "gpu_stack.container_runtime.toolkit"
@@ -87,16 +87,11 @@ _FLAG_KEYS = {
 # -- reading the facts -----------------------------------------------------------------------------
 
 
-def observed(facts: Facts) -> bool:
-    """Whether a node was looked at: then null says "there is none", and in a text "nobody said"."""
-    return facts.get("gpu_stack.schema") is not None
-
-
 def there(facts: Facts, path: str) -> bool | None:
     """Whether something is there: a mapping or a text is; false, and an observation's null, is not."""
     value = facts.get(path)
     if value is None:
-        return False if observed(facts) and facts.get(path.rpartition(".")[0]) is not None else None
+        return False if facts.observed and facts.get(path.rpartition(".")[0]) is not None else None
     return value is not False
 
 
@@ -236,16 +231,16 @@ def _docker_running(facts: Facts) -> Sign:
 
 @sign("docker.unreachable", "dockerd does not answer")
 def _docker_unreachable(facts: Facts) -> Sign:
-    state, evidence = SIGNS["docker.running"].find(facts)
+    state, evidence = ask("docker.running", facts)
     return Sign(None if state is None else not state, evidence)
 
 
 @sign("docker.observed_down", "a look at the node has found dockerd not answering")
 def _docker_observed_down(facts: Facts) -> Sign:
     """What is said of pulls and containers is then of another time."""
-    if not observed(facts):
+    if not facts.observed:
         return UNKNOWN
-    return SIGNS["docker.unreachable"].find(facts)
+    return ask("docker.unreachable", facts)
 
 
 @sign("docker.socket_denied", "this user may not open Docker's socket")
@@ -284,7 +279,7 @@ def _docker_desktop(facts: Facts) -> Sign:
 
 @sign("docker.desktop_linux", "Docker Desktop runs on Linux or a Mac, where it has no NVIDIA GPUs to give")
 def _docker_desktop_linux(facts: Facts) -> Sign:
-    state, evidence = SIGNS["docker.desktop"].find(facts)
+    state, evidence = ask("docker.desktop", facts)
     system = facts.get("platform.os")
     if not state or facts.get("platform.wsl") or system == "windows":
         return Sign(False if state is not None else None, evidence)
@@ -362,7 +357,7 @@ def _daemon_json_broken(facts: Facts) -> Sign:
 
 
 def _daemon_json_error(facts: Facts, pattern: str) -> Sign:
-    broken = SIGNS["daemon_json.broken"].find(facts)
+    broken = ask("daemon_json.broken", facts)
     if broken.state is not True:
         return broken
     error = str(facts.get(f"{DOCKER}.daemon_json.error") or "")
@@ -444,20 +439,20 @@ def _link_engine(facts: Facts) -> Sign:
         "daemon_json.broken",
         "daemon_json.unreadable",
     ):
-        state, evidence = SIGNS[name].find(facts)
+        state, evidence = ask(name, facts)
         if state:
             faults += evidence or (SIGNS[name].says,)
     for name in ("docker.installed", "docker.running"):
-        state, evidence = SIGNS[name].find(facts)
+        state, evidence = ask(name, facts)
         if state is False:
             faults += evidence
             break
-    if SIGNS["docker.unreachable"].find(facts).state:
-        state, evidence = SIGNS["daemon_json.flag_conflict"].find(facts)
+    if ask("docker.unreachable", facts).state:
+        state, evidence = ask("daemon_json.flag_conflict", facts)
         faults += evidence if state else ()
     if faults:
         return no(*faults)
-    running = SIGNS["docker.running"].find(facts)
+    running = ask("docker.running", facts)
     return running if running.state or not proven(facts) else yes("the verification ran a container")
 
 
@@ -474,7 +469,7 @@ def _toolkit_installed(facts: Facts) -> Sign:
     hook = facts.get(f"{TOOLKIT}.binaries.{HOOK}")
     version = facts.get(f"{TOOLKIT}.version")
     # Its base package alone has nvidia-ctk, and brings no GPU into a container.
-    alone = observed(facts) and facts.get(f"{TOOLKIT}.packages") is not None
+    alone = facts.observed and facts.get(f"{TOOLKIT}.packages") is not None
     if hook or (version and not alone):
         return yes(f"{hook or 'nvidia-ctk'} {version or ''}".rstrip())
     if there(facts, f"{TOOLKIT}.binaries.{HOOK}") is False or facts.get(f"{TOOLKIT}.packages") == []:
@@ -487,7 +482,7 @@ def _toolkit_package(facts: Facts) -> Sign:
     if "nvidia-container-toolkit" in packages(facts):
         return yes("nvidia-container-toolkit is installed")
     if facts.get(f"{TOOLKIT}.packages") == [] or (
-        observed(facts) and facts.get(f"{TOOLKIT}.packages") is not None
+        facts.observed and facts.get(f"{TOOLKIT}.packages") is not None
     ):
         return no("nvidia-container-toolkit is not installed")
     return UNKNOWN
@@ -495,7 +490,7 @@ def _toolkit_package(facts: Facts) -> Sign:
 
 @sign("toolkit.files_missing", "the toolkit's package is installed, but not all of its programs are there")
 def _toolkit_files_missing(facts: Facts) -> Sign:
-    package = SIGNS["toolkit.package_installed"].find(facts)
+    package = ask("toolkit.package_installed", facts)
     binaries = facts.get(f"{TOOLKIT}.binaries")
     if package.state is not True:
         return Sign(package.state, package.evidence)
@@ -505,11 +500,11 @@ def _toolkit_files_missing(facts: Facts) -> Sign:
     absent = [
         name
         for name in wanted
-        if name in binaries and (binaries[name] is False or (binaries[name] is None and observed(facts)))
+        if name in binaries and (binaries[name] is False or (binaries[name] is None and facts.observed))
     ]
     if absent:
         return yes(*(f"{name} is not there" for name in absent))
-    return no("its programs are there") if observed(facts) else UNKNOWN
+    return no("its programs are there") if facts.observed else UNKNOWN
 
 
 @sign("toolkit.incomplete", "the toolkit's four packages are not all there, or of several versions")
@@ -525,12 +520,12 @@ def _toolkit_incomplete(facts: Facts) -> Sign:
     }
     versions = {str(row.get("version")) for row in rows.values() if row.get("version")}
     # Before 1.10 the packages had versions of their own, and a text may show an old machine's.
-    if not observed(facts) and not all(at_least(version, "1.10") for version in versions):
+    if not facts.observed and not all(at_least(version, "1.10") for version in versions):
         return UNKNOWN
     if len(versions) > 1:
         return yes(*(f"{name} {row.get('version')}" for name, row in sorted(rows.items())))
-    if not observed(facts) or not rows:
-        return UNKNOWN if not observed(facts) else no("none of its packages is installed")
+    if not facts.observed or not rows:
+        return UNKNOWN if not facts.observed else no("none of its packages is installed")
     absent = [name for name in names if name not in rows]
     return (
         yes(*(f"{name} is not installed" for name in absent))
@@ -563,7 +558,7 @@ def _toolkit_legacy(facts: Facts) -> Sign:
     ]
     if found:
         return yes(*found)
-    return no("none of them is installed") if observed(facts) else UNKNOWN
+    return no("none of them is installed") if facts.observed else UNKNOWN
 
 
 @sign("toolkit.legacy_beside_new", "an old nvidia-docker2 is installed beside a current toolkit")
@@ -617,7 +612,7 @@ def _toolkit_settings_known(facts: Facts) -> bool:
     """An observation that shows no configuration has seen that there is no file: the defaults count."""
     if facts.get(f"{TOOLKIT}.config.path"):
         return True
-    return observed(facts) and facts.get(TOOLKIT) is not None
+    return facts.observed and facts.get(TOOLKIT) is not None
 
 
 @sign("toolkit.no_cgroups", "the toolkit is told to leave the device cgroup alone (no-cgroups)")
@@ -702,7 +697,7 @@ def _runtime_live(facts: Facts) -> Sign:
 
 @sign("runtime.not_live", "the running dockerd does not know the runtime nvidia")
 def _runtime_not_live(facts: Facts) -> Sign:
-    state, evidence = SIGNS["runtime.live"].find(facts)
+    state, evidence = ask("runtime.live", facts)
     return Sign(None if state is None else not state, evidence)
 
 
@@ -739,7 +734,7 @@ def _runtime_program(facts: Facts) -> Sign:
         return no(text) if entry.get("found") else yes(text + ", which is not there")
     path = facts.get(f"{DOCKER}.daemon_json.runtimes.nvidia.path")
     binary = facts.get(f"{TOOLKIT}.binaries.nvidia-container-runtime")
-    if not path or not observed(facts):
+    if not path or not facts.observed:
         return UNKNOWN
     if binary is None:
         return yes(f"daemon.json names {path}, and nvidia-container-runtime is not there")
@@ -788,7 +783,7 @@ def _cdi_off(facts: Facts) -> Sign:
     if dirs:
         return no("dockerd looks for specifications in " + ", ".join(map(str, dirs)))
     version = docker_version(facts)
-    if dirs is not None or (observed(facts) and facts.get(f"{DOCKER}.live.reachable")):
+    if dirs is not None or (facts.observed and facts.get(f"{DOCKER}.live.reachable")):
         return yes(f"dockerd {version or ''} shows no CDI directories".replace("  ", " "))
     if version and not at_least(version, "25.0"):
         return yes(f"Docker {version} has no CDI")
@@ -805,7 +800,7 @@ def _cdi_missing(facts: Facts) -> Sign:
 
 @sign("cdi.spec_there", "there is a CDI specification of NVIDIA's GPUs")
 def _cdi_there(facts: Facts) -> Sign:
-    state, evidence = SIGNS["cdi.spec_missing"].find(facts)
+    state, evidence = ask("cdi.spec_missing", facts)
     return Sign(None if state is None else not state, evidence)
 
 
@@ -927,7 +922,7 @@ def _link_toolkit(facts: Facts) -> Sign:
     faults: list[str] = []
 
     def add(name: str, bad: bool = True) -> bool:
-        state, evidence = SIGNS[name].find(facts)
+        state, evidence = ask(name, facts)
         if state is bad:
             faults.extend(evidence or (SIGNS[name].says,))
         return state is bad
@@ -938,23 +933,23 @@ def _link_toolkit(facts: Facts) -> Sign:
         if wanted == "gpus":
             add("toolkit.newer_than_dockerd")
             add("toolkit.off_dockerd_path")
-        if SIGNS["runtime.wanted"].find(facts).state:
+        if ask("runtime.wanted", facts).state:
             if not add("runtime.configured", False):
                 add("runtime.live", False)
             add("runtime.program_missing")
-    if SIGNS["cdi.wanted"].find(facts).state:
+    if ask("cdi.wanted", facts).state:
         for name in ("cdi.spec_missing", "cdi.spec_stale", "cdi.spec_wrong_devices", "cdi.device_unknown"):
             add(name)
         if wanted == "cdi":
             add("cdi.off")
     if faults:
         return no(*dict.fromkeys(faults))
-    if SIGNS["toolkit.works"].find(facts).state or (
+    if ask("toolkit.works", facts).state or (
         container_has_gpu(facts) and not facts.get("container.requests.privileged")
     ):
         return yes("a container got its GPU")
-    installed = SIGNS["toolkit.installed"].find(facts)
-    if observed(facts) and installed.state and SIGNS["docker.running"].find(facts).state:
+    installed = ask("toolkit.installed", facts)
+    if facts.observed and installed.state and ask("docker.running", facts).state:
         known = facts.get(f"{TOOLKIT}.hook_on_dockerd_path")
         if wanted != "gpus" or known:
             return installed
@@ -985,7 +980,7 @@ def _image_missing(facts: Facts) -> Sign:
     wanted = _wanted_images(facts)
     if facts.get("container.running") or facts.get("container.exit_code") is not None:
         return no("a container was made from it")
-    if images is None or not wanted or not observed(facts):
+    if images is None or not wanted or not facts.observed:
         return UNKNOWN  # what a text lists may be only a part
     have = {_short(row.get("ref")) for row in facts.rows("gpu_stack.framework.images")}
     ids = {str(row.get("id")) for row in facts.rows("gpu_stack.framework.images")}
@@ -999,8 +994,8 @@ def _image_missing(facts: Facts) -> Sign:
 
 @sign("image.there", "the image is on the node")
 def _image_there(facts: Facts) -> Sign:
-    state, evidence = SIGNS["image.missing"].find(facts)
-    if not observed(facts):
+    state, evidence = ask("image.missing", facts)
+    if not facts.observed:
         return UNKNOWN
     return Sign(None if state is None else not state, evidence)
 
@@ -1069,11 +1064,11 @@ def _disk_full(facts: Facts) -> Sign:
 
 @sign("link.image", "the image is there, and for this machine")
 def _link_image(facts: Facts) -> Sign:
-    missing, other = SIGNS["image.missing"].find(facts), SIGNS["image.other_architecture"].find(facts)
+    missing, other = ask("image.missing", facts), ask("image.other_architecture", facts)
     if other.state:
         return other
     if missing.state:
-        more = [SIGNS[name].find(facts) for name in ("registry.unreachable", "disk.full")]
+        more = [ask(name, facts) for name in ("registry.unreachable", "disk.full")]
         return no(*missing.evidence, *(text for found in more if found.state for text in found.evidence))
     if missing.state is False:
         return yes(*missing.evidence)
@@ -1117,7 +1112,7 @@ def _request_asked(facts: Facts) -> Sign:
     devices = [str(item) for item in requests.get("devices") or [] if "nvidia" in str(item)]
     if devices or requests.get("gpus") is None:
         return UNKNOWN
-    default = SIGNS["runtime.default"].find(facts)
+    default = ask("runtime.default", facts)
     if default.state and requests.get("runtime") is None:
         return yes(*default.evidence)
     return no("neither --gpus nor --runtime=nvidia nor a CDI device is asked for")
@@ -1125,7 +1120,7 @@ def _request_asked(facts: Facts) -> Sign:
 
 @sign("request.none", "no GPU was asked for")
 def _request_none(facts: Facts) -> Sign:
-    state, evidence = SIGNS["request.asked"].find(facts)
+    state, evidence = ask("request.asked", facts)
     return Sign(None if state is None else not state, evidence)
 
 
@@ -1216,14 +1211,14 @@ def _request_unset(facts: Facts) -> Sign:
     if known is None or not isinstance(requests, Mapping):
         return UNKNOWN
     by_runtime = str(requests.get("runtime") or "").startswith("nvidia") or (
-        requests.get("runtime") is None and SIGNS["runtime.default"].find(facts).state
+        requests.get("runtime") is None and ask("runtime.default", facts).state
     )
     if not by_runtime or requests.get("gpus") or requests.get("cdi_devices"):
         return no("the GPU is not asked for by the variable")
     if "NVIDIA_VISIBLE_DEVICES" in known:
         return no(f"NVIDIA_VISIBLE_DEVICES={known['NVIDIA_VISIBLE_DEVICES']}")
     # A text shows what was typed; the image's own environment may have the variable.
-    return yes("NVIDIA_VISIBLE_DEVICES is not in its environment") if observed(facts) else UNKNOWN
+    return yes("NVIDIA_VISIBLE_DEVICES is not in its environment") if facts.observed else UNKNOWN
 
 
 @sign(
@@ -1247,7 +1242,7 @@ def _request_device_absent(facts: Facts) -> Sign:
         asked = value.split(",")
     count = facts.get("container.requests.count")
     devices = facts.get("gpu_stack.driver.devices")
-    if not isinstance(devices, (list, tuple)) or not devices or not observed(facts):
+    if not isinstance(devices, (list, tuple)) or not devices or not facts.observed:
         return UNKNOWN
     names = {str(row.get("index")) for row in devices} | {str(row.get("uuid")) for row in devices}
     absent = [
@@ -1289,7 +1284,7 @@ def _request_capabilities(facts: Facts) -> Sign:
 
 @sign("request.capabilities_complete", "NVIDIA_DRIVER_CAPABILITIES has compute in it")
 def _request_complete(facts: Facts) -> Sign:
-    state, evidence = SIGNS["request.capabilities_lacking"].find(facts)
+    state, evidence = ask("request.capabilities_lacking", facts)
     return Sign(None if state is None else not state, evidence)
 
 
@@ -1316,13 +1311,13 @@ def _link_request(facts: Facts) -> Sign:
         "env.uuid_unknown",
     ):
         if name in SIGNS:
-            state, evidence = SIGNS[name].find(facts)
+            state, evidence = ask(name, facts)
             faults += (evidence or (SIGNS[name].says,)) if state else ()
     if faults and container_has_gpu(facts) is not True:
         return no(*faults)
     if proven(facts) or container_has_gpu(facts):
         return yes("a container got its GPU")
-    return SIGNS["request.asked"].find(facts)
+    return ask("request.asked", facts)
 
 
 # -- in the container ------------------------------------------------------------------------------
@@ -1346,7 +1341,7 @@ def _place_host(facts: Facts) -> Sign:
 
 @sign("container.asked_about", "somebody asks about this very container on an observed node")
 def _container_asked_about(facts: Facts) -> Sign:
-    if not observed(facts):
+    if not facts.observed:
         return UNKNOWN
     name = facts.get("container.name")
     return yes(f"the container {name}") if name else no("no container is asked about")
@@ -1437,7 +1432,7 @@ def _container_libcuda_other(facts: Facts) -> Sign:
 
 @sign("container.libraries_in_image", "the image brings NVIDIA driver libraries of its own")
 def _container_baked(facts: Facts) -> Sign:
-    other = SIGNS["container.libcuda_other_version"].find(facts)
+    other = ask("container.libcuda_other_version", facts)
     libraries = facts.get("gpu_stack.driver.userspace.version")
     value = facts.get("container.libcuda.version")
     if other.state is not True or not libraries:
@@ -1502,7 +1497,7 @@ def _container_no_nodes(facts: Facts) -> Sign:
 
 @sign("container.older_than_driver", "the container was started before the driver was changed")
 def _container_older(facts: Facts) -> Sign:
-    other = SIGNS["container.libcuda_other_version"].find(facts)
+    other = ask("container.libcuda_other_version", facts)
     libraries, loaded = (facts.get(f"gpu_stack.driver.{name}.version") for name in ("userspace", "loaded"))
     if other.state is not True or not libraries or libraries != loaded:
         return Sign(False if other.state is False else None, other.evidence)
@@ -1521,15 +1516,15 @@ def _link_libcuda(facts: Facts) -> Sign:
         "container.no_device_files",
         "container.libcuda_other_version",
     ):
-        state, evidence = SIGNS[name].find(facts)
+        state, evidence = ask(name, facts)
         faults += (evidence or (SIGNS[name].says,)) if state else ()
     if faults and not (container_has_gpu(facts) and facts.get("framework.available")):
         return no(*faults)
     works = facts.get("framework.place") == "container" and facts.get("framework.available")
     if proven(facts) or works:
         return yes("the framework in the container lists its GPUs")
-    nodes = SIGNS["container.no_device_files"].find(facts)
-    library = SIGNS["container.libcuda_missing"].find(facts)
+    nodes = ask("container.no_device_files", facts)
+    library = ask("container.libcuda_missing", facts)
     if nodes.state is False and library.state is False:
         return yes(*nodes.evidence, *library.evidence)
     return UNKNOWN

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
 from test_framework_text import NOISE_ABOVE, NOISE_BELOW, table
-from told import KNOWN, of_text, roots, short
+from told import KNOWN, of_text, roots, row_ids, rows, short
 
 CASES = {
     "cuda-visible-devices-hides": [
@@ -155,20 +153,16 @@ CASES = {
     "nccl-not-in-build": ["RuntimeError: Distributed package doesn't have NCCL built in\n"],
 }
 BY_FACTS_ONLY = {"cuda-visible-devices-unknown-uuid"}
-ROWS = [
-    (cause, number, textwrap.dedent(text))
-    for cause, texts in CASES.items()
-    for number, text in enumerate(texts)
-]
+ROWS = rows(CASES)
 
 
-@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
+@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=row_ids(ROWS))
 def test_the_text_alone_names_the_cause(cause, number, text):
     answer = of_text(text)
     assert roots(answer)[:1] == [cause], short(answer)
 
 
-@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
+@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=row_ids(ROWS))
 def test_noise_around_it_changes_nothing(cause, number, text):
     answer = of_text(NOISE_ABOVE + text + NOISE_BELOW)
     assert roots(answer)[:1] == [cause], short(answer)

@@ -5,10 +5,8 @@ Own host names and paths; nothing here is anybody's report. Each text is tried a
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
-from told import KNOWN, of_text, roots, short
+from told import KNOWN, of_text, roots, row_ids, rows, short
 
 NOISE_ABOVE = """\
 Hi all, I have been at this for two days, any help is welcome!
@@ -418,20 +416,16 @@ CASES = {
 }
 #: Told by facts of a container that a text does not have: test_framework_facts.py.
 BY_FACTS_ONLY = {"image-without-cuda", "ld-library-path-overridden"}
-ROWS = [
-    (cause, number, textwrap.dedent(text))
-    for cause, texts in CASES.items()
-    for number, text in enumerate(texts)
-]
+ROWS = rows(CASES)
 
 
-@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
+@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=row_ids(ROWS))
 def test_the_text_alone_names_the_cause(cause, number, text):
     answer = of_text(text)
     assert roots(answer)[:1] == [cause], short(answer)
 
 
-@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
+@pytest.mark.parametrize(("cause", "number", "text"), ROWS, ids=row_ids(ROWS))
 def test_noise_around_it_changes_nothing(cause, number, text):
     answer = of_text(NOISE_ABOVE + text + NOISE_BELOW)
     assert roots(answer)[:1] == [cause], short(answer)

@@ -31,3 +31,17 @@ def short(answer: dict[str, Any]) -> str:
     """What a failing test shows."""
     causes = [(row["cause"], row["standing"], row["confidence"]) for row in answer["causes"]]
     return f"{answer['status']}: {causes}; unexplained: {answer['unexplained']}"
+
+
+def rows(cases: dict[str, list[str]]) -> list[tuple[str, int, str]]:
+    """(cause, number, text) of every text that a cause has."""
+    return [
+        (cause, number, textwrap.dedent(text))
+        for cause, texts in cases.items()
+        for number, text in enumerate(texts)
+    ]
+
+
+def row_ids(found: list[tuple[str, int, str]]) -> list[str]:
+    """What the tests of such rows are called."""
+    return [f"{cause}-{number}" for cause, number, _text in found]
