@@ -37,6 +37,18 @@ ACTIONS: Dict[str, Tuple[str, str]] = {
     "host.reboot": ("host_reboot", "host"),
     "toolkit.cdi_refresh": ("nvidia_container_toolkit", "container_runtime"),
     "toolkit.cdi": ("nvidia_container_toolkit", "container_runtime"),
+    "image.build": ("framework_image", "framework"),
+    "image.prune": ("framework_image", "framework"),
+    "venv.packages": ("framework_venv", "framework"),
+    "venv.install": ("framework_venv", "framework"),
+    "venv.remove": ("framework_venv", "framework"),
+    "workbench.configure": ("gpu_workbench", "application"),
+    "workbench.start": ("gpu_workbench", "application"),
+    "workbench.remove": ("gpu_workbench", "application"),
+    "health.packages": ("gpu_health", "application"),
+    "health.configure": ("gpu_health", "application"),
+    "health.start": ("gpu_health", "application"),
+    "health.remove": ("gpu_health", "application"),
 }
 
 
@@ -78,6 +90,10 @@ class Draft:
         self.driver: Optional[Dict[str, Any]] = None
         self.runtime: Optional[Dict[str, Any]] = None
         self.reboot: Optional[Dict[str, Any]] = None  # {key, reason, evidence}
+        self.recipes: List[Dict[str, Any]] = []  # derived images
+        self.venvs: List[Dict[str, Any]] = []
+        self.workbench: Optional[Dict[str, Any]] = None
+        self.health: Optional[Dict[str, Any]] = None
 
     def see(self, *path: str) -> Any:
         """What was observed there; None where the way ends. As `dig`, in the place that asks most often."""

@@ -14,8 +14,12 @@ from .catalog import Catalog, annotate
 from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old
 from .plan_driver import plan_driver
 from .plan_framework import choose_workloads, plan_images
+from .plan_health import plan_health
 from .plan_kernel import plan_reboot, reboot_row
+from .plan_recipes import plan_recipes
 from .plan_runtime import docker_packages, plan_cdi, plan_runtime
+from .plan_venvs import plan_venvs
+from .plan_workbench import plan_workbench
 from .wishes import ROLES, check, role_of
 
 SCHEMA = 1
@@ -55,6 +59,10 @@ def plan(
         plan_images(work)
         plan_reboot(work, work.option)
         plan_cdi(work)
+        plan_recipes(work)
+        plan_venvs(work)
+        plan_workbench(work)
+        plan_health(work)
         _plan_apt(work)
 
     actions = [work.actions[identifier] for identifier in ACTIONS if identifier in work.actions]
@@ -75,6 +83,10 @@ def plan(
         "driver": work.driver,
         "container_runtime": work.runtime,
         "reboot": reboot_row(work),
+        "recipes": work.recipes,
+        "venvs": work.venvs,
+        "workbench": work.workbench,
+        "health": work.health,
         "actions": actions,
         "conflicts": work.conflicts,
         "notes": work.notes,

@@ -79,7 +79,10 @@ ROLES: Dict[str, str] = {
     "docker_engine": "container_runtime",
     "nvidia_container_toolkit": "container_runtime",
     "framework_image": "framework",
+    "framework_venv": "framework",
     "gpu_verify": "framework",
+    "gpu_workbench": "application",
+    "gpu_health": "application",
 }
 
 

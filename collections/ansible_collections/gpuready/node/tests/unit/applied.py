@@ -185,6 +185,7 @@ def docker(node: Node, plan: Node, done: list[str]) -> None:
                 "digests": [],
                 "size_mib": 3800,
                 "env": None,
+                "labels": {},
                 "architecture": node["host"]["os"]["arch"],
             }
             for row in plan["workloads"]

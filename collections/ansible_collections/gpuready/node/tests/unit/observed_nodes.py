@@ -298,7 +298,9 @@ def bare(
         "framework": {
             "images": None,
             "endpoints": [{"name": "registry", "address": "registry:5000", "reachable": True, "error": None}],
+            "venvs": [],
         },
+        "application": {"files": {}, "units": {}, "listening": [], "workbenches": [], "health": None},
         "apt": {
             "lists_age_seconds": 120.5,
             "sources": [

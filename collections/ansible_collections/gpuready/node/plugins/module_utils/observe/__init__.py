@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any, Dict, List, Optional, Sequence
 
 from . import (
+    application,
     apt,
     cdi,
     disk,
     docker,
     driver,
     endpoints,
+    health,
     host,
     kernel_log,
     nouveau,
@@ -25,6 +27,8 @@ from . import (
     processes,
     systemd,
     toolkit,
+    venvs,
+    workbenches,
 )
 from .node import Jobs, Node
 
@@ -163,6 +167,14 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
             "endpoints": [
                 answer("framework.endpoints", "endpoint-%d" % index) for index in range(len(addresses))
             ],
+            "venvs": node.attempt("framework.venvs", lambda: venvs.venvs(node)),
+        },
+        "application": {
+            "files": node.attempt("application.files", lambda: application.files(node)),
+            "units": node.attempt("application.units", lambda: application.units(node)),
+            "listening": node.attempt("application.listening", lambda: application.listening(node)),
+            "workbenches": node.attempt("application.workbenches", lambda: workbenches.workbenches(node)),
+            "health": node.attempt("application.health", lambda: health.health(node)),
         },
         "apt": node.attempt(
             "apt",

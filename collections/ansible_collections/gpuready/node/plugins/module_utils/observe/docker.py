@@ -23,6 +23,8 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+")
 # Of an image's environment only what tells about CUDA and the framework: the rest may hold secrets.
 _TELLING = re.compile(r"^(NVIDIA_\w+|CUDA_\w+|NV_\w*VERSION|CUDNN_\w+|TF_\w+|XLA_\w+|LD_LIBRARY_PATH|PATH)=")
 _ROOTLESS_SOCKET = "/run/user/%s/docker.sock"
+# What gpuready writes on the images and containers that it makes.
+LABELS = "io.gpuready."
 MIB = 1024 * 1024
 
 
@@ -268,12 +270,14 @@ def images(node: Node, sock: str) -> List[Dict[str, Any]]:
             environment: Optional[List[str]] = [
                 pair for pair in (details.get("Config") or {}).get("Env") or [] if _TELLING.match(pair)
             ]
+            labels: Optional[Dict[str, str]] = own_labels(details)
             architecture = details.get("Architecture") or None
         except DockerError as error:  # it may have been removed meanwhile
             if "timed out" in str(error):
                 raise  # the others would take as long
             node.problem("framework.images", error)
-            environment = architecture = None
+            environment = labels = None
+            architecture = None
         for ref in refs:
             found.append(
                 {
@@ -282,10 +286,17 @@ def images(node: Node, sock: str) -> List[Dict[str, Any]]:
                     "digests": digests,
                     "size_mib": int(image.get("Size") or 0) // MIB,
                     "env": environment_of(environment),
+                    "labels": labels,
                     "architecture": architecture,
                 }
             )
     return sorted(found, key=lambda image: (image["ref"], image["id"]))
+
+
+def own_labels(details: Dict[str, Any]) -> Dict[str, str]:
+    """gpuready's own labels of an image or a container; others may hold anything."""
+    labels = (details.get("Config") or {}).get("Labels") or {}
+    return {key: str(value) for key, value in labels.items() if key.startswith(LABELS)}
 
 
 def environment_of(pairs: Optional[List[str]]) -> Optional[Dict[str, str]]:
@@ -334,7 +345,7 @@ def gpu_containers(node: Node, sock: str) -> List[Dict[str, Any]]:
         if holds_gpu(container):
             name = (container.get("Name") or "").lstrip("/")
             image = (container.get("Config") or {}).get("Image")
-            found.append({"id": summary["Id"], "name": name, "image": image})
+            found.append({"id": summary["Id"], "name": name, "image": image, "labels": own_labels(container)})
     return found
 
 

@@ -280,7 +280,9 @@ GPU_STACK: Dict[str, Any] = {
                 )
             )
         },
-        "gpu_containers": Null(Each({"id": STRING, "name": STRING, "image": Null(STRING)})),
+        "gpu_containers": Null(
+            Each({"id": STRING, "name": STRING, "image": Null(STRING), "labels": Table(STRING)})
+        ),
     },
     "framework": {
         "images": Null(
@@ -291,6 +293,7 @@ GPU_STACK: Dict[str, Any] = {
                     "digests": STRINGS,
                     "size_mib": INTEGER,
                     "env": Null(Table(STRING)),
+                    "labels": Null(Table(STRING)),
                     "architecture": Null(STRING),
                 }
             )
@@ -298,6 +301,18 @@ GPU_STACK: Dict[str, Any] = {
         "endpoints": Each(
             Null({"name": STRING, "address": STRING, "reachable": BOOLEAN, "error": Null(STRING)})
         ),
+        "venvs": Null(Each(ANY)),
+    },
+    "application": {
+        "files": Null(Table({"sha256": Null(STRING), "mode": STRING, "owner": STRING, "link": Null(STRING)})),
+        "units": Null(
+            Table({"active": BOOLEAN, "enabled": BOOLEAN, "sub_state": Null(STRING), "result": Null(STRING)})
+        ),
+        "listening": Null(
+            Each({"address": STRING, "port": INTEGER, "process": Null(STRING), "pid": Null(INTEGER)})
+        ),
+        "workbenches": Null(Each(ANY)),
+        "health": Null(ANY),
     },
     "apt": {
         "lists_age_seconds": Null(NUMBER),

@@ -304,7 +304,9 @@ def test_gpu_containers_survive_one_that_ends_meanwhile(machine):
     machine.api["/containers/bb/json"] = DockerError("Docker Engine at x: No such container: bb")
     machine.api["/containers/cc/json"] = {"Name": "/web", "HostConfig": {}}
     node = machine.node
-    assert docker.gpu_containers(node, docker.SOCKET) == [{"id": "aa", "name": "train", "image": "tf:2.9"}]
+    assert docker.gpu_containers(node, docker.SOCKET) == [
+        {"id": "aa", "name": "train", "image": "tf:2.9", "labels": {}}
+    ]
     assert node.problems == []
 
 

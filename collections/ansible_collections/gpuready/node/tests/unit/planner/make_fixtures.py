@@ -279,7 +279,9 @@ def user_settings() -> Node:
     docker = node["container_runtime"]["docker"]
     docker["daemon_json"] = daemon_json({"log-driver": "journald", "data-root": "/data/docker"})
     docker["live"]["runtimes"] = ["runc"]
-    node["container_runtime"]["gpu_containers"] = [{"id": "ab" * 32, "name": "train", "image": "mine:1"}]
+    node["container_runtime"]["gpu_containers"] = [
+        {"id": "ab" * 32, "name": "train", "image": "mine:1", "labels": {}}
+    ]
     return node
 
 
