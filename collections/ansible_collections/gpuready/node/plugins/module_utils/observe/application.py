@@ -13,12 +13,12 @@ from typing import Any, Dict, Iterator, List, Optional
 from . import systemd
 from .node import Node
 
-# Everything below these is gpuready's own; the roles gpu_workbench, gpu_health and framework_venv write nowhere else
-# without a record of it (install_record).
+# Everything below these is gpuready's own. gpu_workbench, gpu_health and framework_venv write nowhere
+# else without a record of it (install_record).
 FOLDERS = ("/etc/gpuready", "/usr/local/lib/gpuready")
 UNITS = "/etc/systemd/system"
 PREFIX = "gpuready-"
-# A secret is known by who may read it: what only root may read is not hashed, so that no digest of it travels.
+# A secret is known by who may read it. What its owner alone may read is not hashed: no digest of it travels.
 OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 LISTEN = "0A"
 
