@@ -6,11 +6,13 @@ A policy test keeps the defaults equal to the roles' `defaults/main.yml`.
 
 from __future__ import annotations
 
-import difflib
 import re
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .plain import plain_copy
+from .wish_words import Problem, nearest, truth
+
+__all__ = ["DEFAULT_WISHES", "ROLES", "Problem", "WishError", "check", "complete", "nearest", "role_of", "truth"]
 
 DOCKER_REPO = "https://download.docker.com/linux/ubuntu"
 DOCKER_FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
@@ -86,14 +88,6 @@ ROLES: Dict[str, str] = {
 }
 
 
-class Problem(NamedTuple):
-    """One wish that cannot be understood."""
-
-    variable: str
-    what: str
-    options: List[str]
-
-
 class WishError(ValueError):
     """Wishes that cannot be understood; `problems` has one entry each."""
 
@@ -102,29 +96,10 @@ class WishError(ValueError):
         super().__init__("; ".join("%s (%s)" % (p.what, ", ".join(p.options)) for p in self.problems))
 
 
-def nearest(value: Any, known: Sequence[Any], count: int = 3) -> List[str]:
-    """The known names that look most like `value`, best first; never more than `count`."""
-    names = [str(name) for name in known]
-    found = difflib.get_close_matches(str(value), names, n=count, cutoff=0.5)
-    return found or names[:count]
-
-
 def role_of(variable: str) -> str:
     """The role that a variable belongs to."""
     matching = [role for role in ROLES if variable.startswith(role + "_")]
     return max(matching, key=len) if matching else "gpuready"
-
-
-def truth(value: Any) -> Optional[bool]:
-    """A boolean as people write it in inventories and on command lines; None when it is none."""
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text in ("true", "yes", "on", "1"):
-        return True
-    if text in ("false", "no", "off", "0"):
-        return False
-    return None
 
 
 def _boolean(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
