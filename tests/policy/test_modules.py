@@ -15,6 +15,8 @@ from repository import COLLECTION, MODULES, ROOT, load, name
 
 sys.path.insert(0, str(ROOT / "collections"))
 
+from ansible_collections.gpuready.node.plugins.doc_fragments.attributes import ModuleDocFragment
+
 ACTIONS = {path.stem for path in (COLLECTION / "plugins/action").glob("[a-z]*.py")}
 PARTS = ("type", "elements", "required", "choices", "default", "aliases", "options", "no_log")
 each = pytest.mark.parametrize("path", MODULES, ids=[path.stem for path in MODULES])
@@ -36,7 +38,17 @@ def constants(path: Path) -> dict[str, str]:
 
 
 def documentation(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(constants(path)["DOCUMENTATION"])
+    """What a module says of itself, with the attributes that it shares with others."""
+    said = yaml.safe_load(constants(path)["DOCUMENTATION"])
+    for fragment in said.get("extends_documentation_fragment") or []:
+        prefix, _dot, part = fragment.rpartition(".")
+        assert prefix == "gpuready.node.attributes", fragment
+        shared = yaml.safe_load(getattr(ModuleDocFragment, part.upper()))
+        assert set(shared) == {"options", "attributes"}
+        twice = set(shared["attributes"]) & set(said.get("attributes") or {})
+        assert not twice, f"{fragment} says {twice} as well"
+        said["attributes"] = {**(said.get("attributes") or {}), **shared["attributes"]}
+    return said
 
 
 @each

@@ -15,7 +15,6 @@ from ansible.utils.vars import transform_to_native_types
 from ansible_collections.gpuready.node.plugins.module_utils import verification as judging
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
 from ansible_collections.gpuready.node.plugins.module_utils.catalog import Catalog, load_catalog
-from ansible_collections.gpuready.node.plugins.module_utils.chain_probe import without_secrets
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis import assemble, engine
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.chain import LINKS
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.knowledge import (
@@ -23,7 +22,7 @@ from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.knowledge 
     load_knowledge,
 )
 from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.render import render
-from ansible_collections.gpuready.node.plugins.module_utils.report import redact
+from ansible_collections.gpuready.node.plugins.module_utils.secrecy import redact, without_secrets
 
 display = Display()
 

@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 # Not to be run here: only what is imported travels to the node with a module, and its text is sent on.
 from . import chain_python  # so that it is sent with this module
+from .secrecy import without_secrets
 
 MARKER = "GPUREADY-CHAIN"
 PYTHON_MARKER = "GPUREADY-PYTHON"
@@ -120,17 +121,7 @@ _TELLING = re.compile(
     r"|out of memory|OOM|\bkilled\b|\berror\b|exception|traceback|warning|no space|permission denied",
     re.I,
 )
-_SECRET = re.compile(
-    r"((?:token|passw(?:or)?d|passwd|secret|api[-_]?key|access[-_]?key|credential|authorization|bearer)"
-    r"[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"'&,;]+",
-    re.I,
-)
-# Keys that say what they are by their form alone.
-_KEY = re.compile(
-    r"\b(?:gh[pousr]_\w{20,}|hf_\w{20,}|sk-\w{20,}|xox[bap]-[\w-]{10,}|AKIA\w{16}|eyJ[\w-]{20,}[\w.-]*)"
-)
 _NO_SHELL = re.compile(r"exec: \"sh\": (?:executable file not found|stat sh: no such file)")
-_URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
 class Answer(NamedTuple):
@@ -174,16 +165,6 @@ def python_text() -> str:
     if data is None:
         raise RuntimeError("chain_python.py did not come with the module")
     return data.decode("utf-8")
-
-
-def without_url_passwords(text: str) -> str:
-    """A text without the users and passwords in its URLs."""
-    return _URL_PASSWORD.sub("***", text)
-
-
-def without_secrets(text: str) -> str:
-    """A log line without what looks like a password, a token or a key."""
-    return _KEY.sub("***", _SECRET.sub(r"\1***", without_url_passwords(text)))
 
 
 def tail(text: str, lines: int = LOG_LINES) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from .catalog import Catalog, CatalogError, load_catalog
 from .diagnosis import bundle_cli
+from .inputs import Trouble, read_log, read_text
 from .render import WIDTH, one_line, render, render_driver
 
 # A verb imports what only it needs: `diagnose` answers before the planner would be loaded.
@@ -26,29 +27,15 @@ HEALTHY, CAUSE_FOUND, UNKNOWN = 0, 2, 3
 DIAGNOSIS_CODES = {"healthy": HEALTHY, "unknown": UNKNOWN, "cause_found": CAUSE_FOUND}
 
 
-class Trouble(Exception):
-    """The question cannot be answered; one line that says why."""
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Trouble("%s (%s --help shows how)" % (message, self.prog))
 
 
-def _read(path: str) -> str:
-    try:
-        if path == "-":
-            return sys.stdin.read()
-        with open(path, encoding="utf-8") as handle:
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Trouble("%s: %s" % (path, getattr(error, "strerror", None) or error)) from error
-
-
 def _facts(path: str) -> List[Tuple[str, Mapping[str, Any]]]:
     """Observations from a JSON file: one, a report's artifact, a list of them, or {host: observation}."""
     try:
-        data = json.loads(_read(path))
+        data = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise Trouble("%s: not JSON: %s" % (path, error)) from error
     found: List[Tuple[str, Mapping[str, Any]]] = []
@@ -92,7 +79,7 @@ def _wishes(options: argparse.Namespace) -> Dict[str, Any]:
     given: Dict[str, Any] = {}
     if options.wishes:
         try:
-            data = yaml.safe_load(_read(options.wishes))
+            data = yaml.safe_load(read_text(options.wishes))
         except yaml.YAMLError as error:
             raise Trouble("%s: not YAML: %s" % (options.wishes, " ".join(str(error).split()))) from error
         if data is not None and not isinstance(data, dict):
@@ -198,7 +185,7 @@ def _matrix(options: argparse.Namespace, catalog: Catalog) -> int:
 
     text = matrix.page(catalog)
     if options.check:
-        if _read(options.check) != text:
+        if read_text(options.check) != text:
             print(
                 "%s is out of date; make it anew: gpuready matrix --write %s" % (options.check, options.check)
             )
@@ -231,31 +218,13 @@ def _catalog(options: argparse.Namespace, catalog: Catalog) -> int:
     return OK
 
 
-def _log(path: str) -> str:
-    """What somebody pasted: whatever its bytes are, its readable part counts."""
-    try:
-        if path == "-":
-            if sys.stdin.isatty():
-                print("Paste the output, then end with Ctrl-D.", file=sys.stderr)
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, "rb") as handle:
-                data = handle.read()
-    except OSError as error:
-        raise Trouble("%s: %s" % (path, error.strerror)) from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        # PowerShell's > writes UTF-16.
-        return data.decode("utf-16", "replace")
-    return data.decode("utf-8-sig", "replace")
-
-
 def _known(path: str) -> List[Dict[str, Any]]:
     """The nodes of a JSON file: facts of the diagnosis, an artifact, or observations alone."""
     from .diagnosis import assemble
 
     nodes = []
     try:
-        data = json.loads(_read(path))
+        data = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise Trouble("%s: not JSON: %s" % (path, error)) from error
     rows: List[Any] = data if isinstance(data, list) else [data]
@@ -298,7 +267,9 @@ def _diagnose(options: argparse.Namespace, catalog: Catalog) -> int:
         print("gpuready: left out: %s" % problem, file=sys.stderr)
     texts = []
     for path in options.log or ([] if options.facts else ["-"]):
-        text = _log(path)
+        if path == "-" and sys.stdin.isatty():
+            print("Paste the output, then end with Ctrl-D.", file=sys.stderr)
+        text = read_log(path)
         if not text.strip():
             raise Trouble("%s: nothing in it to diagnose" % ("standard input" if path == "-" else path))
         texts.append(("the text" if path == "-" else path.rpartition("/")[2], text))
@@ -404,7 +375,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--json", action="store_true", help="print JSON")
     asking.set_defaults(run=_diagnose)
 
-    bundle_cli.add(verbs, Trouble)
+    bundle_cli.add(verbs)
 
     page = verbs.add_parser("matrix", help="GPUs, workloads and drivers as a page (docs/matrix.md)")
     page.add_argument("--write", metavar="FILE", help="write it there")

@@ -15,12 +15,11 @@ import tempfile
 import textwrap
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .chain_probe import without_url_passwords
 from .outlook import warnings
+from .secrecy import redact
 from .versions import upstream
 
 SCHEMA = 1
@@ -65,30 +64,6 @@ ARROW, ASCII_ARROW = "\N{RIGHTWARDS ARROW}", "->"
 SYMBOLS = {True: "\N{HEAVY CHECK MARK}", False: "\N{HEAVY BALLOT X}", None: "\N{MIDDLE DOT}"}
 ASCII_SYMBOLS = {True: "+", False: "x", None: "-"}
 PENDING_SYMBOL, ASCII_PENDING_SYMBOL = "\N{RIGHTWARDS ARROW}", ">"
-
-_SECRET_KEY = re.compile(
-    r"(^|[_-])(password|passwd|passphrase|secret|token|api_?key|private_?key|auth)s?$", re.I
-)
-
-
-def redact(value: Any, text: Callable[[str], str] = without_url_passwords) -> Any:
-    """The same value without passwords: those inside URLs, and the values of keys that are named like one.
-
-    >>> redact({"proxies": {"http-proxy": "http://me:pw@proxy:3128"}, "token": "abc", "n": 1})
-    {'proxies': {'http-proxy': 'http://***@proxy:3128'}, 'token': '***', 'n': 1}
-    """
-    if isinstance(value, dict):
-        return {
-            key: "***"
-            if item and isinstance(item, str) and _SECRET_KEY.search(str(key))
-            else redact(item, text)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [redact(item, text) for item in value]
-    if isinstance(value, str):
-        return text(value)
-    return value
 
 
 def run_name(now: Any, playbook: str) -> str:

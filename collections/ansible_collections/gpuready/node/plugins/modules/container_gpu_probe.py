@@ -76,16 +76,11 @@ options:
       - Whether a bad verdict fails the task. If V(false), RV(verification.ok) tells.
     type: bool
     default: true
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
 author:
   - gpuready contributors (@gpuready)
 attributes:
-  check_mode:
-    description: Can run in check mode and return what it would return otherwise.
-    support: full
-  diff_mode:
-    description: Returns what would change.
-    support: none
-    details: Nothing is ever changed.
   platform:
     description: Where it works.
     support: full

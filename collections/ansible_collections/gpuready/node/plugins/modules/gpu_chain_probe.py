@@ -36,15 +36,11 @@ options:
     description: How long each probe may take, in seconds. They run side by side.
     type: float
     default: 30
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
 author:
   - gpuready contributors (@gpuready)
 attributes:
-  check_mode:
-    description: Reads only, so that it answers the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing, so that there is no difference to show.
-    support: none
   platform:
     description: Where it works.
     support: full

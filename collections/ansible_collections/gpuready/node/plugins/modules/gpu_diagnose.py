@@ -45,23 +45,12 @@ options:
       - If V(false), RV(diagnosis.status) tells.
     type: bool
     default: true
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
+  - gpuready.node.attributes.part_on_controller
+  - gpuready.node.attributes.linux
 author:
   - gpuready contributors (@gpuready)
-attributes:
-  check_mode:
-    description: Can run in check mode and return what it would return otherwise.
-    support: full
-  diff_mode:
-    description: Returns what would change.
-    support: none
-    details: Nothing is ever changed.
-  action:
-    description: It is an action plugin; part of it runs on the controller.
-    support: full
-  platform:
-    description: Where it works.
-    support: full
-    platforms: Linux
 seealso:
   - module: gpuready.node.gpu_plan
   - module: gpuready.node.gpu_chain_probe

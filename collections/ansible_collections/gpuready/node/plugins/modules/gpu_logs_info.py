@@ -27,19 +27,11 @@ options:
     description: How long each program may take, in seconds.
     type: float
     default: 20
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
+  - gpuready.node.attributes.linux
 author:
   - gpuready contributors (@gpuready)
-attributes:
-  check_mode:
-    description: Reads only, so that it answers the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing, so that there is no difference to show.
-    support: none
-  platform:
-    description: Where it works.
-    support: full
-    platforms: Linux
 requirements:
   - Python 3.8 or newer on the node
 notes:

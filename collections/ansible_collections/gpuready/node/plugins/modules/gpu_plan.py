@@ -27,23 +27,12 @@ options:
     description:
       - Plan from this observation, as M(gpuready.node.gpu_stack_info) made it, and do not ask the node.
     type: dict
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
+  - gpuready.node.attributes.part_on_controller
+  - gpuready.node.attributes.linux
 author:
   - gpuready contributors (@gpuready)
-attributes:
-  check_mode:
-    description: Can run in check mode and return what it would return otherwise.
-    support: full
-  diff_mode:
-    description: Returns what would change.
-    support: none
-    details: Nothing is ever changed.
-  action:
-    description: It is an action plugin; part of it runs on the controller.
-    support: full
-  platform:
-    description: Where it works.
-    support: full
-    platforms: Linux
 seealso:
   - module: gpuready.node.gpu_stack_info
   - module: gpuready.node.container_gpu_probe

@@ -38,12 +38,6 @@ options:
     type: float
     default: 10
 attributes:
-  check_mode:
-    description: Reads only, so that it answers the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing, so that there is no difference to show.
-    support: none
   facts:
     description: Returns its observation as a value, not as a fact; the action plugin gpu_plan makes it one.
     support: none
@@ -52,6 +46,8 @@ requirements:
 notes:
   - Run it as root (C(become)); otherwise Docker, Secure Boot, dockerd's environment or who uses the GPU may
     stay unknown.
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
 author:
   - gpuready developers
 """

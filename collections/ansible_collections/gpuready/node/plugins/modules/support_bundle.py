@@ -42,6 +42,9 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment:
+  - gpuready.node.attributes.part_on_controller
+  - gpuready.node.attributes.linux
 author:
   - gpuready contributors (@gpuready)
 attributes:
@@ -52,13 +55,6 @@ attributes:
     description: Returns what would change.
     support: none
     details: An archive has no readable difference; O(ignore:dest) and the list of files are returned.
-  action:
-    description: It is an action plugin; part of it runs on the controller.
-    support: full
-  platform:
-    description: Where it works.
-    support: full
-    platforms: Linux
 notes:
   - No redaction knows everything. Look through a bundle before it is handed on.
 seealso:

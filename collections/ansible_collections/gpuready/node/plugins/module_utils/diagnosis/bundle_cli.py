@@ -10,14 +10,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..inputs import Trouble, read_log, read_text
+
 OK = 0
 LATEST = "artifacts/latest"
-#: More than any log that somebody wants to hand over; a mistaken path should not fill the memory.
-LARGEST = 50_000_000
 
 
-def add(verbs: Any, trouble: type[Exception]) -> None:
-    """The subcommand's arguments; `trouble` is raised with one line when the question makes no sense."""
+def add(verbs: Any) -> None:
+    """The subcommand's arguments."""
     packing = verbs.add_parser(
         "bundle",
         help="one archive per node for support: facts, plan, diagnosis, logs, without secrets and names",
@@ -35,7 +35,7 @@ def add(verbs: Any, trouble: type[Exception]) -> None:
     )
     packing.add_argument("--output", default=".", metavar="FOLDER", help="where to (default: here)")
     packing.add_argument("--keep-hostnames", action="store_true", help="names of machines stay")
-    packing.set_defaults(run=run, trouble=trouble)
+    packing.set_defaults(run=run)
 
 
 def _documents(path: str) -> list[Mapping[str, Any]]:
@@ -43,44 +43,27 @@ def _documents(path: str) -> list[Mapping[str, Any]]:
         names = sorted(name for name in os.listdir(path) if name.endswith(".json") and name != "fleet.json")
         paths = [os.path.join(path, name) for name in names]
         if not paths:
-            raise ValueError("%s: no node's report in it" % path)
+            raise Trouble("%s: no node's report in it" % path)
     else:
         paths = [path]
     found: list[Mapping[str, Any]] = []
     for one in paths:
         try:
-            data = json.loads(_read(one))
+            data = json.loads(read_text(one))
         except json.JSONDecodeError as error:
-            raise ValueError("%s: not JSON: %s" % (one, error)) from error
+            raise Trouble("%s: not JSON: %s" % (one, error)) from error
         if (
             not isinstance(data, dict)
             or not isinstance(data.get("gpu_stack"), (dict, type(None)))
             or "host" not in data
         ):
-            raise ValueError("%s: not a node's report (host, gpu_stack, …)" % one)
+            raise Trouble("%s: not a node's report (host, gpu_stack, …)" % one)
         found.append(data)
     return found
 
 
-def _read(path: str) -> str:
-    try:
-        if os.path.getsize(path) > LARGEST:
-            raise ValueError("%s: larger than %d MB; cut it to what matters" % (path, LARGEST // 1_000_000))
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return handle.read()
-    except OSError as error:
-        raise ValueError("%s: %s" % (path, error.strerror)) from error
-
-
 def run(options: argparse.Namespace, catalog: Any) -> int:
     """Write the archives and print their paths."""
-    try:
-        return _run(options)
-    except ValueError as error:
-        raise options.trouble(str(error)) from error
-
-
-def _run(options: argparse.Namespace) -> int:
     # Only here, for the other subcommands should not wait for it.
     from . import bundle
 
@@ -88,8 +71,8 @@ def _run(options: argparse.Namespace) -> int:
     names = [str(document["host"]) for document in documents]
     for name in options.host:
         if name not in names:
-            raise ValueError("--host %s: not in %s (there: %s)" % (name, options.path, ", ".join(names)))
-    logs = {os.path.basename(path): _read(path) for path in options.log}
+            raise Trouble("--host %s: not in %s (there: %s)" % (name, options.path, ", ".join(names)))
+    logs = {os.path.basename(path): read_log(path) for path in options.log}
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     created = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     written: set[str] = set()
@@ -111,5 +94,5 @@ def _run(options: argparse.Namespace) -> int:
         try:
             print(bundle.write(options.output, name, folder, contents, int(now.timestamp())))
         except OSError as error:
-            raise ValueError("--output %s: %s" % (options.output, error.strerror)) from error
+            raise Trouble("--output %s: %s" % (options.output, error.strerror)) from error
     return OK

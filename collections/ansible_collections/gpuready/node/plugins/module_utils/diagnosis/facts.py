@@ -41,6 +41,17 @@ class Facts:
             value = value.get(name)
         return value
 
+    def variables(self, *paths: str) -> dict[str, str] | None:
+        """The environment variables under these paths, the last path's first; None where nobody tells any.
+
+        >>> Facts({"container": {"env": {"USE_CPU": 1}}}, None).variables("framework.env", "container.env")
+        {'USE_CPU': '1'}
+        """
+        known = [value for value in map(self.get, paths) if isinstance(value, Mapping)]
+        if not known:
+            return None
+        return {str(name): str(text) for value in known for name, text in value.items() if text is not None}
+
     def rows(self, path: str) -> list[Mapping[str, Any]]:
         """A list of mappings; empty where there is none (ask :meth:`get` whether it is known at all)."""
         value = self.get(path)

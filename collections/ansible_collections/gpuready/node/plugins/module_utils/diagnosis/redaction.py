@@ -18,26 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..chain_probe import without_secrets
-from ..report import redact
-
-GONE = "***"
+from ..secrecy import GONE, NAME, is_secret_key, redact, without_secrets
 
 # --- secrets
 
-_SECRET_NAME = (
-    r"(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|credentials?|auth(?:orization|s"
-    r"|token|key)?|cookie|signature|bearer|api[-_]?key"
-    r"|access[-_]?key(?:[-_]id)?|private[-_]?key|secret[-_]?key|encryption[-_]?key"
-    r"|license[-_]?key|ssh[-_]?key|account[-_]?key)"
-)
-_SECRET_KEY = re.compile(r"(?:^|[-_.A-Za-z0-9])" + _SECRET_NAME + r"s?$", re.IGNORECASE)
-# Keys that end like a secret's and hold none.
-_HARMLESS_KEY = re.compile(
-    r"^(?:.*(?:key|token|secret)s?_(?:url|path|file|fingerprint)s?|key|keys|pwd|oldpwd"
-    r"|author|authors)$",
-    re.IGNORECASE,
-)
 _QUOTED = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',;&)}\]]+)"
 _SECRET_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
@@ -49,15 +33,15 @@ _SECRET_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # NAME_TOKEN=value, "password": "value", --api-key value
     (
         re.compile(
-            r"(?i)(?<![a-z0-9])((?:[a-z0-9]+[_.-])*"
-            + _SECRET_NAME
-            + r"s?[\"']?\s*(?:=>|[=:])\s*)(?!//)"
+            r"(?i)("
+            + NAME
+            + r"[\"']?\s*(?:=>|[=:])\s*)(?!//)"
             + _QUOTED
         ),
         r"\1" + GONE,
     ),
     (re.compile(r"\b([A-Z][A-Z0-9_]*_(?:KEY|PASS|PWD|CREDS|CREDENTIALS)=)" + _QUOTED), r"\1" + GONE),
-    (re.compile(r"(?i)(\s--?(?:[a-z0-9]+-)*" + _SECRET_NAME + r"\s+)(?!-)" + _QUOTED), r"\1" + GONE),
+    (re.compile(r"(?i)(\s--?(?:[a-z0-9]+-)*" + NAME + r"\s+)(?!-)" + _QUOTED), r"\1" + GONE),
     (
         re.compile(r"(?im)(\b(?:docker|podman|nerdctl|helm registry)\s+login\b[^\n]*?\s-p[ =]?)" + _QUOTED),
         r"\1" + GONE,
@@ -72,18 +56,6 @@ _SECRET_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"(?i)([?&](?:[a-z0-9]+[-_])*(?:token|key|sig|signature|auth|password|pass|secret"
             r"|credential|code|session)=)[^&\s\"'<>]+"),
         r"\1" + GONE,
-    ),
-    # What says by its form that it is one.
-    (
-        re.compile(
-            r"\b(?:gh[pousr]_\w{10,}|github_pat_\w{20,}|gl(?:pat|dt|rt)-[\w-]{10,}|hf_\w{10,}"
-                r"|sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
-            r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|nvapi-[\w-]{10,}"
-                r"|dckr_(?:pat|oat)_[\w-]{16,}|npm_\w{20,}"
-            r"|pypi-[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?|glsa_\w{20,}"
-                r"|dop_v1_\w{20,}|SG\.[\w-]{16,}\.[\w-]{16,})"
-        ),
-        GONE,
     ),
     (re.compile(r"\b((?:ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-\S+"
         r"|sk-ssh-\S+)\s+)AAAA[\w+/=]+(?:[ \t]+\S+@\S+)?"), r"\1" + GONE),
@@ -454,7 +426,7 @@ class Redactor:
     def _is_secret(key: str, value: Any) -> bool:
         if isinstance(value, (bool, int, float)) or value is None:
             return False
-        return bool(_SECRET_KEY.search(key)) and not _HARMLESS_KEY.match(key)
+        return is_secret_key(key)
 
     def _lines(self, items: list[str], key: str) -> list[str]:
         """Lines of a log: a private key runs over several of them."""

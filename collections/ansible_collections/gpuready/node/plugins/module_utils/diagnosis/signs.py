@@ -63,6 +63,16 @@ def ask(name: str, facts: Facts, definitions: Mapping[str, Definition] = SIGNS) 
     return found
 
 
+def speaking(facts: Facts, *names: str, state: bool = True) -> list[str]:
+    """The evidence of those of these signs that are in that state; without any, what the sign says."""
+    found: list[str] = []
+    for name in names:
+        answer = ask(name, facts)
+        if answer.state is state:
+            found += answer.evidence or (SIGNS[name].says,)
+    return found
+
+
 def load_signs() -> dict[str, Definition]:
     """All signs; importing their modules registers them."""
     for part in ("host", "runtime", "framework"):

@@ -73,12 +73,7 @@ def packages(facts: Facts) -> dict[str, str]:
 
 def environment(facts: Facts) -> dict[str, str]:
     """The variables of the process that uses the GPU: the container's, else the program's own."""
-    made: dict[str, str] = {}
-    for path in ("framework.env", "container.env"):
-        found = facts.get(path)
-        if isinstance(found, Mapping):
-            made.update({str(name): str(value) for name, value in found.items() if value is not None})
-    return made
+    return facts.variables("framework.env", "container.env") or {}
 
 
 def framework_value(facts: Facts, name: str) -> Any:
@@ -893,13 +888,13 @@ def _link_architectures(facts: Facts) -> Sign:
 # --- the request, as the application makes it ---
 
 
-def _visible(facts: Facts) -> str | None:
+def _cuda_visible(facts: Facts) -> str | None:
     return environment(facts).get("CUDA_VISIBLE_DEVICES")
 
 
 @sign("env.gpus_hidden", "CUDA_VISIBLE_DEVICES hides every GPU")
 def _gpus_hidden(facts: Facts) -> Sign:
-    value = _visible(facts)
+    value = _cuda_visible(facts)
     if value is None:
         return UNKNOWN
     first = _first_of(value)
@@ -937,7 +932,7 @@ def _devices_given(facts: Facts) -> int | None:
 
 @sign("env.visible_devices_unclear", "CUDA_VISIBLE_DEVICES comes from a variable, whose value nobody tells")
 def _visible_devices_unclear(facts: Facts) -> Sign:
-    value = _visible(facts)
+    value = _cuda_visible(facts)
     if value is None:
         return UNKNOWN
     words = f"CUDA_VISIBLE_DEVICES={value}"
@@ -946,7 +941,7 @@ def _visible_devices_unclear(facts: Facts) -> Sign:
 
 @sign("env.scheduler_gave_none", "a job scheduler wrote into CUDA_VISIBLE_DEVICES that the job has no GPU")
 def _scheduler_gave_none(facts: Facts) -> Sign:
-    value = _visible(facts)
+    value = _cuda_visible(facts)
     if value is None:
         return UNKNOWN
     words = f"CUDA_VISIBLE_DEVICES={value}"
@@ -956,7 +951,7 @@ def _scheduler_gave_none(facts: Facts) -> Sign:
 
 @sign("env.index_out_of_range", "CUDA_VISIBLE_DEVICES begins with a GPU number that is not there")
 def _index_out_of_range(facts: Facts) -> Sign:
-    value, count = _visible(facts), _devices_given(facts)
+    value, count = _cuda_visible(facts), _devices_given(facts)
     if value is None:
         return UNKNOWN
     first = _first_of(value)
@@ -972,7 +967,7 @@ def _index_out_of_range(facts: Facts) -> Sign:
 
 @sign("env.index_positive", "CUDA_VISIBLE_DEVICES begins with another number than 0")
 def _index_positive(facts: Facts) -> Sign:
-    value = _visible(facts)
+    value = _cuda_visible(facts)
     if value is None:
         return UNKNOWN
     first = _first_of(value)
@@ -982,7 +977,7 @@ def _index_positive(facts: Facts) -> Sign:
 
 @sign("env.uuid_unknown", "CUDA_VISIBLE_DEVICES names a GPU by an identity that no GPU here has")
 def _uuid_unknown(facts: Facts) -> Sign:
-    value = _visible(facts)
+    value = _cuda_visible(facts)
     first = _first_of(value or "")
     if value is None or not first.startswith(("GPU-", "MIG-")):
         return UNKNOWN if value is None else no(f"CUDA_VISIBLE_DEVICES={value!r} names no identity")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..versions import at_least
 from .facts import Facts
-from .signs import SIGNS, UNKNOWN, Sign, ask, no, sign, yes
+from .signs import UNKNOWN, Sign, ask, no, sign, speaking, yes
 
 DOCKER = "gpu_stack.container_runtime.docker"
 TOOLKIT = "gpu_stack.container_runtime.toolkit"
@@ -164,9 +164,9 @@ def effective_specs(facts: Facts) -> list[Mapping[str, Any]]:
     return runtime or specs
 
 
-def environment(facts: Facts) -> Mapping[str, Any] | None:
-    value = facts.get("container.env")
-    return value if isinstance(value, Mapping) else None
+def container_environment(facts: Facts) -> dict[str, str] | None:
+    """The container's own variables: what NVIDIA's runtime reads, whatever the program in it has set."""
+    return facts.variables("container.env")
 
 
 def proven(facts: Facts) -> bool:
@@ -431,17 +431,14 @@ def _unknown_option(facts: Facts) -> Sign:
 
 @sign("link.engine", "Docker runs, with a configuration that holds")
 def _link_engine(facts: Facts) -> Sign:
-    faults: list[str] = []
-    for name in (
+    faults = speaking(
+        facts,
         "docker.snap",
         "docker.rootless",
         "docker.too_old",
         "daemon_json.broken",
         "daemon_json.unreadable",
-    ):
-        state, evidence = ask(name, facts)
-        if state:
-            faults += evidence or (SIGNS[name].says,)
+    )
     for name in ("docker.installed", "docker.running"):
         state, evidence = ask(name, facts)
         if state is False:
@@ -919,29 +916,22 @@ def _cdi_refresh(facts: Facts) -> Sign:
 @sign("link.toolkit", "the engine can bring a GPU into a container")
 def _link_toolkit(facts: Facts) -> Sign:
     wanted = way(facts) or "gpus"
-    faults: list[str] = []
-
-    def add(name: str, bad: bool = True) -> bool:
-        state, evidence = ask(name, facts)
-        if state is bad:
-            faults.extend(evidence or (SIGNS[name].says,))
-        return state is bad
-
-    if not add("toolkit.installed", False):
-        add("toolkit.files_missing")
-        add("toolkit.incomplete")
+    faults = speaking(facts, "toolkit.installed", state=False)
+    if not faults:
+        faults += speaking(facts, "toolkit.files_missing", "toolkit.incomplete")
         if wanted == "gpus":
-            add("toolkit.newer_than_dockerd")
-            add("toolkit.off_dockerd_path")
+            faults += speaking(facts, "toolkit.newer_than_dockerd", "toolkit.off_dockerd_path")
         if ask("runtime.wanted", facts).state:
-            if not add("runtime.configured", False):
-                add("runtime.live", False)
-            add("runtime.program_missing")
+            faults += speaking(facts, "runtime.configured", state=False) or speaking(
+                facts, "runtime.live", state=False
+            )
+            faults += speaking(facts, "runtime.program_missing")
     if ask("cdi.wanted", facts).state:
-        for name in ("cdi.spec_missing", "cdi.spec_stale", "cdi.spec_wrong_devices", "cdi.device_unknown"):
-            add(name)
+        faults += speaking(
+            facts, "cdi.spec_missing", "cdi.spec_stale", "cdi.spec_wrong_devices", "cdi.device_unknown"
+        )
         if wanted == "cdi":
-            add("cdi.off")
+            faults += speaking(facts, "cdi.off")
     if faults:
         return no(*dict.fromkeys(faults))
     if ask("toolkit.works", facts).state or (
@@ -1139,7 +1129,7 @@ def _request_by_variable(facts: Facts) -> Sign:
         return UNKNOWN
     if requests.get("gpus") or requests.get("cdi_devices") or requests.get("privileged"):
         return no("it was asked for in another way")
-    value = _visible(facts)
+    value = _nvidia_visible(facts)
     return UNKNOWN if value is None else yes(f"NVIDIA_VISIBLE_DEVICES={value}")
 
 
@@ -1186,14 +1176,14 @@ def _request_kubernetes(facts: Facts) -> Sign:
     return truth(facts, "platform.kubernetes", "Kubernetes")
 
 
-def _visible(facts: Facts) -> str | None:
-    value = (environment(facts) or {}).get("NVIDIA_VISIBLE_DEVICES")
-    return None if value is None else str(value).strip().strip("\"'")
+def _nvidia_visible(facts: Facts) -> str | None:
+    value = (container_environment(facts) or {}).get("NVIDIA_VISIBLE_DEVICES")
+    return None if value is None else value.strip().strip("\"'")
 
 
 @sign("request.devices_hidden", "NVIDIA_VISIBLE_DEVICES is empty, void or none")
 def _request_void(facts: Facts) -> Sign:
-    value = _visible(facts)
+    value = _nvidia_visible(facts)
     if value is None:
         return UNKNOWN
     text = f"NVIDIA_VISIBLE_DEVICES={value}"
@@ -1207,7 +1197,7 @@ def _request_void(facts: Facts) -> Sign:
 
 @sign("request.variable_unset", "the runtime nvidia is used, but NVIDIA_VISIBLE_DEVICES is not set")
 def _request_unset(facts: Facts) -> Sign:
-    known, requests = environment(facts), facts.get("container.requests")
+    known, requests = container_environment(facts), facts.get("container.requests")
     if known is None or not isinstance(requests, Mapping):
         return UNKNOWN
     by_runtime = str(requests.get("runtime") or "").startswith("nvidia") or (
@@ -1229,7 +1219,7 @@ def _request_not_typed(facts: Facts) -> Sign:
     requests = facts.get("container.requests")
     if not isinstance(requests, Mapping) or not str(requests.get("runtime") or "").startswith("nvidia"):
         return UNKNOWN
-    if requests.get("gpus") or requests.get("cdi_devices") or _visible(facts) is not None:
+    if requests.get("gpus") or requests.get("cdi_devices") or _nvidia_visible(facts) is not None:
         return no("the GPU is asked for")
     return yes(f"--runtime={requests['runtime']} without -e NVIDIA_VISIBLE_DEVICES")
 
@@ -1237,7 +1227,7 @@ def _request_not_typed(facts: Facts) -> Sign:
 @sign("request.device_absent", "a GPU was asked for by a number or UUID that the machine does not have")
 def _request_device_absent(facts: Facts) -> Sign:
     asked = [str(item) for item in facts.get("container.requests.device_ids") or []]
-    value = _visible(facts)
+    value = _nvidia_visible(facts)
     if not asked and value and re.fullmatch(r"[\w,.:-]+", value) and value not in ("all", "void", "none"):
         asked = value.split(",")
     count = facts.get("container.requests.count")
@@ -1262,7 +1252,7 @@ def _request_device_absent(facts: Facts) -> Sign:
 
 def _capabilities(facts: Facts) -> tuple[set[str] | None, str]:
     """What of the driver is brought into the container, and who says so; None: the default."""
-    value = (environment(facts) or {}).get("NVIDIA_DRIVER_CAPABILITIES")
+    value = (container_environment(facts) or {}).get("NVIDIA_DRIVER_CAPABILITIES")
     if value is not None:
         words = {word.strip() for word in str(value).strip("\"'").split(",") if word.strip()}
         return words or None, f"NVIDIA_DRIVER_CAPABILITIES={value}"
@@ -1298,9 +1288,9 @@ def _request_utility(facts: Facts) -> Sign:
 
 @sign("link.request", "a GPU was asked for, and may be seen")
 def _link_request(facts: Facts) -> Sign:
-    faults: list[str] = []
     # The last three (signs_framework) are CUDA_VISIBLE_DEVICES: the application's own part of the request.
-    for name in (
+    faults = speaking(
+        facts,
         "request.none",
         "request.devices_hidden",
         "request.variable_unset",
@@ -1309,10 +1299,7 @@ def _link_request(facts: Facts) -> Sign:
         "env.gpus_hidden",
         "env.index_out_of_range",
         "env.uuid_unknown",
-    ):
-        if name in SIGNS:
-            state, evidence = ask(name, facts)
-            faults += (evidence or (SIGNS[name].says,)) if state else ()
+    )
     if faults and container_has_gpu(facts) is not True:
         return no(*faults)
     if proven(facts) or container_has_gpu(facts):
@@ -1506,8 +1493,8 @@ def _container_older(facts: Facts) -> Sign:
 
 @sign("link.libcuda", "the container has the driver's libraries and devices")
 def _link_libcuda(facts: Facts) -> Sign:
-    faults: list[str] = []
-    for name in (
+    faults = speaking(
+        facts,
         "container.libcuda_missing",
         "container.libcuda_stub",
         "container.device_denied",
@@ -1515,9 +1502,7 @@ def _link_libcuda(facts: Facts) -> Sign:
         "container.uvm_missing",
         "container.no_device_files",
         "container.libcuda_other_version",
-    ):
-        state, evidence = ask(name, facts)
-        faults += (evidence or (SIGNS[name].says,)) if state else ()
+    )
     if faults and not (container_has_gpu(facts) and facts.get("framework.available")):
         return no(*faults)
     works = facts.get("framework.place") == "container" and facts.get("framework.available")

@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence
 
+from ..secrecy import without_secret_option
 from . import (
     application,
     apt,
@@ -38,7 +39,9 @@ FABRICMANAGER = "nvidia-fabricmanager.service"
 CDI_REFRESH = "nvidia-cdi-refresh.service"
 
 
-def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, Any]:
+def observe(
+    node: Node, addresses: Sequence[Dict[str, str]] = (), interpreters: Sequence[str] = ()
+) -> Dict[str, Any]:
     """Reads the node. Changes nothing, and never raises for what the node looks like."""
     begun = time.monotonic()
     jobs = Jobs(node)
@@ -168,6 +171,7 @@ def observe(node: Node, addresses: Sequence[Dict[str, str]] = ()) -> Dict[str, A
                 answer("framework.endpoints", "endpoint-%d" % index) for index in range(len(addresses))
             ],
             "venvs": node.attempt("framework.venvs", lambda: venvs.venvs(node)),
+            "pythons": node.attempt("framework.pythons", lambda: venvs.pythons(node, interpreters)),
         },
         "application": {
             "files": node.attempt("application.files", lambda: application.files(node)),
@@ -326,7 +330,7 @@ def _docker(
             "pid": process.pid if process else None,
             "started_at": process.started_at if process else None,
             "result": (unit or {}).get("Result") or None,
-            "exec_start": [docker.without_secret(word) for word in argv],
+            "exec_start": [without_secret_option(word) for word in argv],
         },
         "daemon_json": config,
         "live": live,

@@ -156,14 +156,6 @@ def daemon_json(node: Node, argv: List[str], snap: bool) -> Dict[str, Any]:
     return facts
 
 
-_SECRET_OPTION = re.compile(r"((?:token|passw(?:or)?d|secret|api-?key)[\w-]*=).+", re.I)
-
-
-def without_secret(word: str) -> str:
-    """A word of a command line; a log driver's options, for instance, may hold a token."""
-    return _SECRET_OPTION.sub(r"\1***", word)
-
-
 def runtime_paths(node: Node, runtimes: Dict[str, Any], path: Optional[str]) -> Dict[str, Any]:
     """Is the program of each runtime that daemon.json names where dockerd looks for it?
 

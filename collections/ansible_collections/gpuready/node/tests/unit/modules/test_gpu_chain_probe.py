@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpuready import chain_probe, chain_python
+from gpuready import chain_probe, chain_python, secrecy
 from gpuready.chain_probe import MARKER, Answer, Prober
 
 SHELLS = [
@@ -749,7 +749,7 @@ def test_probe_that_fails_does_not_take_the_others_with_it():
     ],
 )
 def test_secrets_of_a_log(line, shown):
-    assert chain_probe.without_secrets(line) == shown
+    assert secrecy.without_secrets(line) == shown
 
 
 # -- time limits, for real -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gpuready import openpgp
+from gpuready import openpgp, secrecy
 from gpuready.observe import apt, cdi, docker, driver, host, kernel_log, nvml, packages, toolkit
 from gpuready.observe.node import ProbeError
 
@@ -415,7 +415,7 @@ def test_no_journal_is_no_words(machine):
     ],
 )
 def test_secret_on_dockerd_s_command_line_is_not_shown(word, shown):
-    assert docker.without_secret(word) == shown
+    assert secrecy.without_secret_option(word) == shown
 
 
 CONFIG = """\
