@@ -1,6 +1,6 @@
 # Copyright: gpuready contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Judge what a workload's container answered. Pure; used on the controller only.
+"""Judge what a workload's container answered. Pure; used on the controller, and by the health program on nodes.
 
 The module ``container_gpu_probe`` only runs the container and brings back what it said; whether that is
 good enough is decided here, from the answer alone: the plan and the observation are not believed, they
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .draft import PASSTHROUGH
+from .passthrough import PASSTHROUGH
 
 SCHEMA = 1
 MARKER = "GPUREADY-PROBE"

@@ -222,66 +222,8 @@ text:
     3.4 s"
 """
 
-import json
-import os
-import subprocess
-import time
-import uuid
-from typing import Any, Dict
-
 from ansible.module_utils.basic import AnsibleModule
-
-# An answer is a few KiB; more than this is a program gone wild, and must not fill the controller.
-MAX_OUTPUT_CHARACTERS = 200000
-
-
-def docker(module, binary, arguments):
-    """Run a short docker command: (rc, stdout, stderr)."""
-    return module.run_command([binary, *arguments], check_rc=False)
-
-
-def inspect_image(module, binary, image):
-    """(image, error, missing): what the node knows of the image."""
-    rc, out, err = docker(module, binary, ["image", "inspect", image])
-    if rc == 0:
-        try:
-            return json.loads(out)[0], None, False
-        except (ValueError, IndexError):
-            return None, "docker image inspect {0} did not answer with JSON".format(image), False
-    error = err.strip() or "docker image inspect {0} ended with {1}".format(image, rc)
-    return None, error, "no such image" in error.lower()
-
-
-def run_container(module, binary, name, command, probe, timeout):
-    """Run the container to its end or to the timeout, whichever comes first."""
-    # Docker's messages are read by machines, here and later: keep them in English.
-    environment = dict(os.environ, LC_ALL="C.UTF-8")
-    started = time.monotonic()
-    result: Dict[str, Any] = {"timed_out": False, "exit_code": None, "error": None}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    try:
-        out, err = process.communicate(probe.encode("utf-8"), timeout=timeout)
-        result["exit_code"] = process.returncode
-    except subprocess.TimeoutExpired:
-        result["timed_out"] = True
-        # The client's end does not end the container: end that by its own name, then collect the client.
-        docker(module, binary, ["kill", name])
-        try:
-            out, err = process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, err = process.communicate()
-        docker(module, binary, ["rm", "--force", name])
-    result["seconds"] = round(time.monotonic() - started, 3)
-    result["stdout"] = out.decode("utf-8", "replace")[-MAX_OUTPUT_CHARACTERS:]
-    result["stderr"] = err.decode("utf-8", "replace")[-MAX_OUTPUT_CHARACTERS:]
-    return result
+from ansible_collections.gpuready.node.plugins.module_utils.probe_run import probe_image
 
 
 def main():
@@ -296,48 +238,16 @@ def main():
         },
         supports_check_mode=True,
     )
-    image = module.params["image"]
-    result: Dict[str, Any] = {"image_id": None, "digests": [], "missing": False, "command": None}
-    binary = module.get_bin_path("docker")
-    if binary is None:
-        module.exit_json(changed=False, run=dict(result, error="there is no docker command on the node"))
-    inspected, error, missing = inspect_image(module, binary, image)
-    if inspected is None:
-        module.exit_json(changed=False, run=dict(result, error=error, missing=missing))
-    result["image_id"] = inspected.get("Id")
-    result["digests"] = inspected.get("RepoDigests") or []
-
-    name = "gpuready-probe-{0}".format(uuid.uuid4().hex[:12])
-    command = [
-        binary,
-        "run",
-        "--rm",
-        "-i",
-        "--name",
-        name,
-        "--label",
-        "gpuready.probe=true",
-        "--pull",
-        "never",
-    ]
-    command += ["--network", "none"]
-    command += module.params["launch_arguments"]
-    command += [image, "python3", "-", "--level", module.params["level"]]
-    result["command"] = command
-    try:
-        result.update(
-            run_container(
-                module,
-                binary,
-                name,
-                command,
-                module.params["probe_text"],
-                module.params["timeout_seconds"],
-            )
-        )
-    except OSError as error:
-        result["error"] = "{0}: {1}".format(binary, error)
-    module.exit_json(changed=False, run=result)
+    wanted = module.params
+    run = probe_image(
+        module.get_bin_path("docker"),
+        wanted["image"],
+        wanted["probe_text"],
+        wanted["level"],
+        wanted["launch_arguments"],
+        wanted["timeout_seconds"],
+    )
+    module.exit_json(changed=False, run=run)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import aptsources, catalog
+from ..passthrough import PASSTHROUGH
 from ..versions import driver_branch, driver_version
 from .facts import Facts
 from .signs import UNKNOWN, Sign, ask, no, sign, yes
@@ -16,8 +17,6 @@ from .signs import UNKNOWN, Sign, ask, no, sign, yes
 HYPERVISORS = (
     "kvm qemu vmware microsoft hyperv hyper-v oracle virtualbox xen parallels bhyve amazon google proxmox"
 )
-# Drivers that give a GPU to a virtual machine.
-PASSTHROUGH = ("vfio-pci", "pci-stub", "xen-pciback")
 # Half-way states of dpkg.
 BROKEN_STATES = ("half-configured", "half-installed", "unpacked", "triggers-awaited", "reinstreq")
 _FELL_OFF = re.compile(r"fallen off the bus|Xid \([^)]*\): 79,")

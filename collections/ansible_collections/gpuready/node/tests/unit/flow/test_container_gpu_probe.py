@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ def run_module(**changes):
         text=True,
         timeout=60,
         check=False,
+        env={**os.environ, "PYTHONPATH": str(MODULE.parents[5])},
     )
     return json.loads(done.stdout)
 
