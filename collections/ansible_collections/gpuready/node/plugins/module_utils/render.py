@@ -167,12 +167,67 @@ def _runtime(plan: Mapping[str, Any], width: int) -> List[str]:
     return lines
 
 
+def _recipe(row: Mapping[str, Any]) -> str:
+    base = row.get("base") or {}
+    words = ["%s, on %s" % (row["image"], base.get("workload") or base.get("image"))]
+    if row.get("workload") and row["workload"] != base.get("workload"):
+        words.append("with %s" % row["workload"])
+    words += ["with %s" % what for what, key in (("JupyterLab", "jupyter"), ("SSH", "ssh")) if row.get(key)]
+    if row.get("pull"):
+        words.append("fetched as %s" % row["pull"])
+    elif row.get("push"):
+        words.append("shared as %s" % row["push"])
+    return "%s = %s" % (row["name"], ", ".join(words))
+
+
+def _venv(row: Mapping[str, Any]) -> str:
+    return "%s = %s in %s (%s, %s)" % (
+        row["name"],
+        row["workload"],
+        row["path"],
+        row["python"],
+        row["index_url"],
+    )
+
+
+def _place(address: str, port: Any) -> str:
+    return "[%s]:%s" % (address, port) if ":" in address else "%s:%s" % (address, port)
+
+
+def _bench(row: Mapping[str, Any], address: str) -> str:
+    words = [row["image"]]
+    for what, key in (("Jupyter", "jupyter_port"), ("SSH", "ssh_port")):
+        if row.get(key):
+            words.append("%s at %s" % (what, _place(address, row[key])))
+    gpus = row.get("gpus", "all")
+    words.append("all GPUs" if gpus == "all" else "GPU %s" % ", ".join(map(str, gpus)) if gpus else "no GPU")
+    return "%s = %s" % (row["name"], ", ".join(words))
+
+
+def _above_the_driver(plan: Mapping[str, Any], width: int) -> List[str]:
+    """What stands on the node's GPUs: derived images, environments, workbenches, monitoring."""
+    workbench, health = plan.get("workbench") or {}, plan.get("health") or {}
+    address = workbench.get("bind_address") or "127.0.0.1"
+    groups = (
+        ("Images", [_recipe(row) for row in plan.get("recipes") or []]),
+        ("Python", [_venv(row) for row in plan.get("venvs") or []]),
+        ("Benches", [_bench(row, address) for row in workbench.get("users") or []]),
+        ("Health", [health["summary"]] if health.get("summary") else []),
+    )
+    lines: List[str] = []
+    for label, rows in groups:
+        for number, text in enumerate(rows):
+            lines += _labelled(label, text, width) if not number else _wrap(text, width, " " * 10, " " * 12)
+    return lines
+
+
 def render(plan: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """The whole plan of one node as text."""
     lines = _head(plan, width)
     lines += _conflicts(plan, width)
     lines += _driver(plan, width)
     lines += _runtime(plan, width)
+    lines += _above_the_driver(plan, width)
     if not plan["conflicts"]:
         lines += _actions(plan, width)
         lines += _effects(plan, width)

@@ -217,20 +217,54 @@ def _framework_version(verifications: list[dict[str, Any]], plan: dict[str, Any]
             cuda = f", CUDA {framework['cuda']}" if framework.get("cuda") else ""
             parts.append(f"{framework.get('name') or 'framework'} {framework['version']}{cuda}")
     if not parts:
-        parts = [str(item.get("image")) for item in (plan or {}).get("workloads") or [] if item.get("image")]
+        rows = (plan or {}).get("workloads") or []
+        parts = [str(item.get("image") or item.get("name")) for item in rows]
     return "; ".join(dict.fromkeys(parts))
 
 
-def _application_version(verifications: list[dict[str, Any]]) -> str:
-    parts = []
-    for item in verifications:
-        listed = item.get("gpus_listed") or 0
-        expected = item.get("gpus_expected")
-        count = f"{listed}/{expected} GPU" if expected is not None else f"{listed} GPU"
-        way = _dig(item, "launch", "way")
-        extras = [item.get("level") or "list", way, f"{item['seconds']:.1f} s" if item.get("seconds") else ""]
-        parts.append(f"{count} ({', '.join(str(extra) for extra in extras if extra)})")
-    return "; ".join(parts)
+def _verified(verifications: list[dict[str, Any]]) -> str:
+    """``1/1 GPU (list, gpus, 3.4 s)``; of several workloads, how many of them have their GPUs."""
+
+    def listed(item: dict[str, Any]) -> str:
+        count, expected = item.get("gpus_listed") or 0, item.get("gpus_expected")
+        return f"{count}/{expected} GPU" if expected is not None else f"{count} GPU"
+
+    counts = list(dict.fromkeys(listed(item) for item in verifications))
+    if not counts:
+        return ""
+    seconds = sum(float(item.get("seconds") or 0) for item in verifications)
+    several = len(verifications) > 1
+    passed = sum(1 for item in verifications if item.get("ok"))
+    extras = [
+        *dict.fromkeys(str(item.get("level") or "list") for item in verifications),
+        *dict.fromkeys(str(_dig(item, "launch", "way")) for item in verifications if item.get("launch")),
+        f"{seconds:.1f} s" if seconds else "",
+    ]
+    count = f"{passed}/{len(verifications)} workloads, {' and '.join(counts)}" if several else counts[0]
+    return f"{count} ({', '.join(extra for extra in extras if extra)})"
+
+
+def _workbenches(gpu_stack: dict[str, Any] | None) -> str:
+    rows = _dig(gpu_stack, "application", "workbenches") or []
+    running = sum(1 for row in rows if _dig(row, "container", "running"))
+    if not rows:
+        return ""
+    count = str(running) if running == len(rows) else f"{running}/{len(rows)}"
+    return f"{count} workbench" + ("" if len(rows) == 1 else "es")
+
+
+def _monitoring(gpu_stack: dict[str, Any] | None) -> str:
+    """Whether the node looks after itself, and what it said last."""
+    health = _dig(gpu_stack, "application", "health") or {}
+    if not health.get("program"):
+        return ""
+    said = [_dig(health, "last_check", "ok"), *(row.get("ok") for row in health.get("last_verify") or [])]
+    return "watched: not well" if False in said else "watched"
+
+
+def _application_version(verifications: list[dict[str, Any]], gpu_stack: dict[str, Any] | None) -> str:
+    parts = (_verified(verifications), _workbenches(gpu_stack), _monitoring(gpu_stack))
+    return ", ".join(part for part in parts if part)
 
 
 def _findings(verifications: list[dict[str, Any]], layer: str) -> list[str]:
@@ -286,7 +320,7 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "host": lambda: _host_version(record, bool(actions)),  # noqa: B023
             "container_runtime": lambda: _runtime_version(gpu_stack, plan),
             "framework": lambda: _framework_version(verifications, plan),
-            "application": lambda: _application_version(verifications),
+            "application": lambda: _application_version(verifications, gpu_stack),
         }[layer]()
         layers[layer] = {
             "ok": ok,

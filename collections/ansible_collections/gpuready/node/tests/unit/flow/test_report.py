@@ -250,6 +250,51 @@ def test_layers_of_a_verified_node_are_good_and_have_versions():
     assert layers["application"]["version"] == "1/1 GPU (list, gpus, 3.4 s)"
 
 
+def application(**changes):
+    """The stack with what stands on the GPUs: `workbenches`, `health`."""
+    return gpu_stack(application={"workbenches": [], "health": None, **changes})
+
+
+def bench(name, running=True):
+    return {"name": name, "container": {"running": running} if running is not None else None}
+
+
+@pytest.mark.parametrize(
+    ("verifications", "stack", "version"),
+    [
+        ([], application(), None),
+        (
+            [verification()],
+            application(workbenches=[bench("alice")]),
+            "1/1 GPU (list, gpus, 3.4 s), 1 workbench",
+        ),
+        (
+            [verification(), verification(launch=None, seconds=1.0)],
+            application(
+                workbenches=[bench("alice"), bench("bob", False)],
+                health={"program": "a1", "last_check": {"ok": True}, "last_verify": [{"ok": True}]},
+            ),
+            "2/2 workloads, 1/1 GPU (list, gpus, 4.4 s), 1/2 workbenches, watched",
+        ),
+        (
+            [verification(), verification(ok=False)],
+            application(health={"program": "a1", "last_check": {"ok": False}, "last_verify": None}),
+            "1/2 workloads, 1/1 GPU and 0/1 GPU (list, gpus, 6.8 s), watched: not well",
+        ),
+        ([], application(workbenches=[bench("alice", None)], health={"program": None}), "0/1 workbench"),
+    ],
+)
+def test_application_says_what_stands_on_the_gpus(verifications, stack, version):
+    layers = report.layer_verdicts(record(gpu_stack=stack, verification=verifications))
+    assert layers["application"]["version"] == version
+
+
+def test_environment_on_the_host_is_named_before_it_was_verified():
+    rows = [{"name": "research", "image": None, "venv": "/opt/gpuready/venvs/research"}]
+    layers = report.layer_verdicts(record(plan=plan(workloads=rows)))
+    assert layers["framework"]["version"] == "research"
+
+
 def test_layer_with_actions_names_them_and_the_planned_driver():
     bare = gpu_stack(driver={"loaded": None, "devices": None}, container_runtime=None)
     layers = report.layer_verdicts(
