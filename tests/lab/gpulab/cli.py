@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import engine, lab, machine, nodes, settings
+from . import engine, lab, machine, nodes, settings, tools
 from .errors import LabError
 from .settings import NodeSpec
 
@@ -23,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
 
     up = verbs.add_parser("up", help="build what is missing and start the default nodes")
     up.add_argument("--bare", action="store_true", help="make the default nodes bare again")
+    verbs.add_parser("wheels", help="publish the Python indexes again after a change of tests/lab/wheels")
+    verbs.add_parser("tools", help="get what the tests need on this machine: Chromium, Prometheus")
     verbs.add_parser("engine", help="find or start the Docker Engine; prints its DOCKER_HOST")
 
     node_up = verbs.add_parser("node-up", help="make one bare node (replaces one of the same name)")
@@ -76,6 +78,19 @@ def main(argv: list[str] | None = None) -> int:
 def verb_up(arguments: argparse.Namespace) -> int:
     """labctl up."""
     lab.up(bare=arguments.bare)
+    return 0
+
+
+def verb_wheels(_: argparse.Namespace) -> int:
+    """labctl wheels."""
+    lab.publish_wheels()
+    return 0
+
+
+def verb_tools(_: argparse.Namespace) -> int:
+    """labctl tools."""
+    with lab.exclusive("tools"):
+        print("\n".join(tools.ensure(machine.check())))
     return 0
 
 
@@ -189,6 +204,8 @@ def say(connection: dict[str, Any], *, as_json: bool) -> None:
 
 VERBS = {
     "up": verb_up,
+    "tools": verb_tools,
+    "wheels": verb_wheels,
     "engine": verb_engine,
     "node-up": verb_node_up,
     "node-down": verb_node_down,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-from . import machine, registry, rootfs, services, settings
+from . import machine, mirror, registry, rootfs, services, settings, wheels
 from .engine import Docker
-from .errors import LabError
 from .shell import run
 
 REQUIREMENTS = settings.SOURCE / "requirements-tensorflow.txt"
 SITE = "usr/local/lib/python3.9/dist-packages"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: What derived images install beside Python packages; the mirror has them with all they need.
+EXTRAS = ("openssh-server", "ca-certificates", "curl", "git", "less", "procps", "sudo", "tini")
 
 #: Debian 11's non-free section holds CUDA 11.2.2's libraries; TensorFlow 2.9 has wheels for its Python 3.9.
 CUDA = rootfs.Recipe(
@@ -33,7 +33,14 @@ CUDA = rootfs.Recipe(
         "libcusolver11",
         "libcusparse11",
     ),
-    hooks=('ln -s /usr/bin/python3 "$1"/usr/local/bin/python', f'mkdir -p "$1"/{SITE}'),
+    download=EXTRAS,
+    hooks=(
+        'ln -s /usr/bin/python3 "$1"/usr/local/bin/python',
+        f'mkdir -p "$1"/{SITE}',
+        # Its wheel's own script would name another interpreter.
+        'printf "#!/bin/sh\\nexec python3 -m pip \\"\\$@\\"\\n" >"$1"/usr/local/bin/pip3',
+        'chmod 755 "$1"/usr/local/bin/pip3 && ln -s pip3 "$1"/usr/local/bin/pip',
+    ),
 )
 
 #: As in the official image, where it decides how containers get their GPU.
@@ -52,19 +59,41 @@ SLIM_PATHS = (
     "usr/share/locale",
     "usr/share/zoneinfo",
     "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/share/perl",
-    "usr/share/perl5",
-    "usr/lib/x86_64-linux-gnu/perl-base",
-    "usr/lib/x86_64-linux-gnu/perl",
-    "usr/bin/perl*",
 )
 
 
 def slim_recipe(host: machine.Machine) -> rootfs.Recipe:
-    """A base with Python and little else."""
+    """A base with Python, pip and apt, and little else."""
     suite = "jammy" if host.distribution == "ubuntu" else "bookworm"
+    components = ("main", "universe") if host.distribution == "ubuntu" else ("main",)
     drop = " ".join(f'"$1"/{path}' for path in SLIM_PATHS)
-    return rootfs.Recipe(suite=suite, packages=("python3",), variant="essential", hooks=(f"rm -rf {drop}",))
+    return rootfs.Recipe(
+        suite=suite,
+        components=components,
+        packages=("python3", "python3-pip", "ca-certificates"),
+        variant="apt",
+        download=EXTRAS,
+        hooks=(f"rm -rf {drop}",),
+    )
+
+
+def suites(host: machine.Machine) -> tuple[str, ...]:
+    """What the images are made of."""
+    return CUDA.suite, slim_recipe(host).suite
+
+
+def make_root(host: machine.Machine, recipe: rootfs.Recipe, target: Path) -> None:
+    """A root file system from scratch, and the packages that images made of it may want."""
+    shutil.rmtree(target, ignore_errors=True)
+    debs = mirror.image_debs_dir(recipe.suite)
+    rootfs.mmdebstrap(host, recipe, target, debs=debs)
+    (debs / ".complete").write_text(recipe.digest())
+
+
+def has_packages(recipe: rootfs.Recipe) -> bool:
+    """Whether those packages are there."""
+    stamp = mirror.image_debs_dir(recipe.suite) / ".complete"
+    return stamp.exists() and stamp.read_text() == recipe.digest()
 
 
 def build_dir(name: str, digest: str) -> Path:
@@ -77,21 +106,6 @@ def build_dir(name: str, digest: str) -> Path:
     return path
 
 
-def pip_command() -> list[str]:
-    """A pip of this machine that can fetch wheels for another Python."""
-    candidates = [settings.REPO / ".venv" / "bin" / "python", Path(sys.executable)]
-    for python in candidates:
-        if (
-            python.exists()
-            and subprocess.run(
-                [python, "-m", "pip", "--version"], capture_output=True, check=False
-            ).returncode
-            == 0
-        ):
-            return [str(python), "-m", "pip"]
-    raise LabError("no pip to fetch TensorFlow's wheels with: run `make env` first")
-
-
 def tf_digest() -> str:
     """Changes when the image's content would."""
     return rootfs.digest_of(CUDA.digest(), hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest(), TF_ENV, 2)
@@ -101,10 +115,9 @@ def build_tf_root(host: machine.Machine) -> str:
     """The CUDA root file system."""
     directory = build_dir("tf", tf_digest())
     done = directory / "root.done"
-    if done.exists():
+    if done.exists() and has_packages(CUDA):
         return "reused"
-    shutil.rmtree(directory / "root", ignore_errors=True)
-    rootfs.mmdebstrap(host, CUDA, directory / "root")
+    make_root(host, CUDA, directory / "root")
     done.touch()
     return "built"
 
@@ -117,34 +130,16 @@ def build_tf_packages() -> str:
         return "reused"
     target = directory / "packages"
     shutil.rmtree(target, ignore_errors=True)
-    platforms = [
-        "manylinux1_x86_64",
-        "manylinux_2_5_x86_64",
-        "manylinux2010_x86_64",
-        "manylinux_2_12_x86_64",
-        "manylinux2014_x86_64",
-        "manylinux_2_17_x86_64",
-        "any",
-    ]
     run(
         [
-            *pip_command(),
+            *wheels.pip_command(),
             "install",
             "--quiet",
-            "--no-deps",
-            # pip holds some wheels' limits against its own Python, not against the one they are for.
-            "--ignore-requires-python",
             "--no-compile",
             "--no-cache-dir",
-            "--only-binary=:all:",
             "--target",
             target,
-            "--implementation=cp",
-            "--python-version=3.9",
-            "--abi=cp39",
-            "--abi=abi3",
-            "--abi=none",
-            *(f"--platform={name}" for name in platforms),
+            *wheels.target_options("3.9", glibc=17),
             "--requirement",
             REQUIREMENTS,
         ],
@@ -197,11 +192,10 @@ def ensure_slim(host: machine.Machine, client: registry.Registry) -> str:
     """The small image."""
     recipe = slim_recipe(host)
     digest = recipe.digest()
-    if client.label(settings.SLIM_IMAGE, settings.LABEL_HASH) == digest:
+    if client.label(settings.SLIM_IMAGE, settings.LABEL_HASH) == digest and has_packages(recipe):
         return "reused"
     directory = build_dir("slim", digest)
-    shutil.rmtree(directory / "root", ignore_errors=True)
-    rootfs.mmdebstrap(host, recipe, directory / "root")
+    make_root(host, recipe, directory / "root")
     layers = registry.tree_layers(directory / "root", "Python")
     env = {"PATH": PATH, "LANG": "C.UTF-8"}
     size = client.push(

@@ -27,6 +27,7 @@ from . import (
     settings,
     shell,
     simulator,
+    wheels,
 )
 from .engine import Docker
 from .progress import Step, run_steps
@@ -143,7 +144,8 @@ class Builder:
 
     def tf_ready(self) -> bool:
         """The registry serves the TensorFlow image already."""
-        return self.registry.label(settings.TF_IMAGE, settings.LABEL_HASH) == images.tf_digest()
+        made = self.registry.label(settings.TF_IMAGE, settings.LABEL_HASH)
+        return made == images.tf_digest() and images.has_packages(images.CUDA)
 
     def steps(self, oses: Iterable[str]) -> list[Step]:
         """What nodes of these operating systems need, in an order that lets long steps run side by side."""
@@ -237,6 +239,26 @@ class Builder:
                 unless_ready(lambda: images.push_tf(self.engine, self.registry)),
                 ("tf-root", "tf-packages"),
             ),
+            Step(
+                "images-archive",
+                "sign the images' packages",
+                lambda: mirror.ensure_images(images.suites(self.host)),
+                ("tf-root", "slim", "keys"),
+            ),
+            # What a node needs comes first.
+            *self.wheel_steps(("mirror", "tf-packages")),
+        ]
+
+    def wheel_steps(self, after: tuple[str, ...] = ()) -> list[Step]:
+        """The Python indexes."""
+        locks = wheels.locks(self.host)
+        fetched = tuple(f"wheels-{lock.name}-{lock.python}" for lock in locks)
+        return [
+            *(
+                Step(key, f"fetch {lock.requirements.stem}", functools.partial(wheels.fetch, lock), after)
+                for key, lock in zip(fetched, locks, strict=True)
+            ),
+            Step("pypi", "write the Python indexes", lambda: wheels.ensure(self.host), fetched),
         ]
 
 
@@ -275,6 +297,12 @@ def up(*, bare: bool = False) -> None:
         f"The lab is up after {time.monotonic() - started:.0f} s: "
         f"{', '.join(node.name for node in nodes.all_nodes(builder.engine))}."
     )
+
+
+def publish_wheels() -> None:
+    """The Python indexes alone, after a change of their stand-ins or locks."""
+    with exclusive():
+        run_steps(Builder(machine.check()).wheel_steps(), logs=settings.home() / "logs" / "wheels")
 
 
 def drop_old_node_images(docker: Docker) -> None:
@@ -389,6 +417,7 @@ OWNED = (
     "simulator",
     "simulator.new",
     "ssh",
+    "tools",
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import os
 import re
 import shutil
 import subprocess
@@ -12,15 +11,18 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from . import keys, rootfs, settings
+from . import keys, rootfs, settings, trees
 from .errors import LabError
 from .shell import output, run
 
 #: Raise it when this file lays the archives out differently.
-LAYOUT = 7
+LAYOUT = 8
 
 #: From the distribution, with all they depend on; everything that the roles install beside NVIDIA's packages.
-DOWNLOAD = ("docker.io", "containerd", "runc", "python3-debian", "pciutils", "xz-utils", "gnupg")
+DOWNLOAD = (
+    *("docker.io", "containerd", "runc", "python3-debian", "pciutils", "xz-utils", "gnupg"),
+    *("python3-venv", "prometheus-node-exporter"),
+)
 
 
 def downloads(suite: str) -> tuple[str, ...]:
@@ -34,9 +36,19 @@ def debs_dir(suite: str) -> Path:
     return settings.home() / "cache" / f"debs-{suite}"
 
 
+def image_debs_dir(suite: str) -> Path:
+    """The same, of a release that images are made of."""
+    return settings.home() / "cache" / f"debs-image-{suite}"
+
+
 def root() -> Path:
-    """What the mirror's web server serves; `current` inside it is switched in one step."""
-    return settings.home() / "mirror"
+    """What the mirror's web server serves at its root."""
+    return settings.home() / "mirror" / "archives"
+
+
+def images_root() -> Path:
+    """What it serves below /images."""
+    return settings.home() / "mirror" / "images"
 
 
 def ensure(suites: Mapping[str, str], simulated: Path) -> str:
@@ -49,13 +61,10 @@ def ensure(suites: Mapping[str, str], simulated: Path) -> str:
         _read(simulated / ".digest"),
     ]
     digest = rootfs.digest_of(*stamps)
-    target = root() / digest
-    current = root() / "current"
-    if target.is_dir() and current.is_symlink() and str(current.readlink()) == digest:
-        return "reused"
-    fresh = root() / f"{digest}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    return trees.ensure(root(), digest, functools.partial(_archives, suites, simulated))
+
+
+def _archives(suites: Mapping[str, str], simulated: Path, fresh: Path) -> str:
     for os_ in settings.OSES.values():
         if os_.codename in suites:
             source = suites[os_.codename]
@@ -74,16 +83,38 @@ def ensure(suites: Mapping[str, str], simulated: Path) -> str:
     for distribution in ("ubuntu", "debian"):
         keys.export_public(distribution, fresh / f"{distribution}-keyring.gpg")
     keys.stop_agents()
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
-    link = root() / "current.new"
-    link.unlink(missing_ok=True)
-    link.symlink_to(digest)
-    link.replace(current)
-    for old in root().iterdir():
-        if old.is_dir() and not old.is_symlink() and old.name != digest:
-            shutil.rmtree(old)
-    return f"{sum(1 for _ in target.rglob('*.deb'))} packages"
+    return f"{sum(1 for _ in fresh.rglob('*.deb'))} packages"
+
+
+def ensure_images(suites: Iterable[str]) -> str:
+    """The archive that images' own systems can install from: `deb http://gpulab-mirror/images <suite> main`.
+
+    What the nodes are made of is another release than what the images are made of.
+    """
+    wanted = sorted(suites)
+    stamps = [(image_debs_dir(suite) / ".complete").read_text() for suite in wanted]
+    digest = rootfs.digest_of(LAYOUT, wanted, stamps, keys.fingerprint("debian"))
+
+    def build(fresh: Path) -> str:
+        base = fresh / "images"
+        for suite in wanted:
+            pool = Path("pool") / suite
+            link_all(sorted(image_debs_dir(suite).glob("*.deb")), base / pool)
+            index(base, pool, base / "dists" / suite / "main" / "binary-amd64")
+            release(
+                base / "dists" / suite,
+                "debian",
+                Origin="gpulab",
+                Label="gpulab",
+                Suite=suite,
+                Codename=suite,
+                Components="main",
+                Description="Packages for the systems in a gpuready lab's images",
+            )
+        keys.stop_agents()
+        return f"{sum(1 for _ in fresh.rglob('*.deb'))} packages"
+
+    return trees.ensure(images_root(), digest, build)
 
 
 def _read(path: Path) -> str:
@@ -94,10 +125,7 @@ def link_all(debs: Iterable[Path], target: Path) -> None:
     """Put packages into a pool without copying them where the file system allows it."""
     target.mkdir(parents=True, exist_ok=True)
     for deb in debs:
-        try:
-            os.link(deb, target / deb.name)
-        except OSError:
-            shutil.copy2(deb, target / deb.name)
+        trees.link(deb, target / deb.name)
 
 
 LABELS = {
