@@ -21,7 +21,7 @@ def tree(*paths: str) -> str:
     return "; ".join(command.format(paths=" ".join(paths)) for command in (LOOK, HASH))
 
 
-UNITS = "'*docker*' '*containerd*' '*nvidia*' '*cdi*'"
+UNITS = "'*docker*' '*containerd*' '*nvidia*' '*cdi*' '*gpuready*' '*node-exporter*' '*dcgm*'"
 SERVICES = (
     "for unit in docker.service docker.socket containerd.service nvidia-persistenced.service "
     "nvidia-fabricmanager.service; "
@@ -45,6 +45,22 @@ LASTING = {
     ),
     "units": f"systemctl list-unit-files --no-legend {UNITS} | sort",
     "services": SERVICES.format(properties="ActiveState"),
+    # Workbenches, environments, monitoring: what is theirs, and what they would leave lying around.
+    "gpuready": (
+        tree(
+            "/etc/gpuready",
+            "/usr/local/lib/gpuready",
+            "/srv/gpuready",
+            "/var/lib/prometheus",
+            "/run/gpuready",
+        )
+        # Environments hold gigabytes: their names are enough.
+        + "; "
+        + LOOK.format(paths="/opt/gpuready")
+    ),
+    "timers": "ls /var/lib/systemd/timers 2>/dev/null | grep -i gpuready; true",
+    "accounts": "{ getent passwd; getent group; } | grep -i gpuready; true",
+    "containers": "docker ps --all --no-trunc --format '{{.Names}} {{.Image}}' 2>/dev/null | sort; true",
     "records": tree("/var/lib/gpuready"),
     "driver": (
         "ls -d /sys/module/nvidia* /sys/module/nouveau /dev/nvidia* 2>/dev/null; "
