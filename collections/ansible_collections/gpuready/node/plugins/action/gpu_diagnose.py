@@ -38,6 +38,7 @@ BLOCKING = {
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "container": {"type": "str"},
+    "framework": {"type": "dict"},
     "verifications": {"type": "list", "elements": "dict"},
     "verify": {"type": "bool", "default": True},
     "verify_timeout_seconds": {"type": "int", "default": 120},
@@ -63,6 +64,8 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail(
                     f"{name} is {arguments[name]:g}; give a number of seconds above 0 and up to 600"
                 )
+        if arguments["container"] and arguments["framework"]:
+            raise AnsibleActionFail("container and framework exclude each other: ask about one of them")
         host = str(task_vars["inventory_hostname"])
         gpu_stack, plan, planned = self._look(task_vars)
         self._catalog: Catalog = load_catalog()
@@ -76,8 +79,13 @@ class ActionModule(ActionBase):
         container = (arguments["container"] or "").strip() or None
         probe: dict[str, Any] | None = None
         facts = assemble.facts_of(gpu_stack, plan, verifications, catalog=self._catalog)
+        if arguments["framework"]:
+            # A program on the host: no workload says anything of it.
+            facts = assemble.facts_of(gpu_stack, plan, program=arguments["framework"], catalog=self._catalog)
         answer = self._diagnose(facts)
-        if container:
+        if arguments["framework"]:
+            verifications = []
+        elif container:
             probe = self._chain(task_vars, arguments, container=container)
             self._refuse_unknown(container, probe)
         elif not self._is_blocked(answer):

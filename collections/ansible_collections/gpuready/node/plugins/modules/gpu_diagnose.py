@@ -21,6 +21,12 @@ options:
   container:
     description: Name or id of a container on the node that is asked about, running or ended.
     type: str
+  framework:
+    description:
+      - What is known of a program on the host that is asked about, as C(framework) in section 8 of
+        C(docs/contracts.md) has it; M(gpuready.node.gpu_usage_info) returns it as C(subject.program).
+      - No workload is run then. Excludes O(container).
+    type: dict
   verifications:
     description:
       - Results of M(gpuready.node.container_gpu_probe) that are at hand (its C(verification)).

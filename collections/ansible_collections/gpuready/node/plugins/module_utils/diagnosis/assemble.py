@@ -69,9 +69,12 @@ def facts_of(
     verifications: Sequence[Mapping[str, Any]] = (),
     probe: Mapping[str, Any] | None = None,
     *,
+    program: Mapping[str, Any] | None = None,
     catalog: Catalog,
 ) -> dict[str, Any]:
     """The facts of section 8.
+
+    ``program``: a framework in a program on the host that is asked about (``framework`` of place ``host``).
 
     ``probe`` is what the module ``gpu_chain_probe`` found. Where it looked into somebody's own container,
     that one is asked about, and the verification of a workload says nothing of it.
@@ -93,6 +96,8 @@ def facts_of(
     if looked:
         facts["container"] = _container(looked)
     framework = framework if own else _framework(framework, verification)
+    if program is not None:
+        framework = dict(program, place="host")
     if framework:
         facts["framework"] = framework
     env = (looked or {}).get("env")

@@ -46,8 +46,10 @@ FIELDS = (
 SAMPLE_SECONDS = 10
 
 
-def read(library: Any, now: Optional[float] = None) -> Dict[str, Any]:
+def read(library: Any, now: Optional[float] = None, since_seconds: float = SAMPLE_SECONDS) -> Dict[str, Any]:
     """`{driver_version, cuda_version, gpus: [FIELDS]|None, error}`.
+
+    `since_seconds`: how old a process's share of a GPU may be; an idle process gets no new samples.
 
     `gpus` is None where NVML cannot be asked at all, and then `error` says why. A GPU that does not answer
     (it is lost, say) has its own `error` beside None for everything else; the others are still read.
@@ -65,7 +67,7 @@ def read(library: Any, now: Optional[float] = None) -> Dict[str, Any]:
         found["cuda_version"] = "%d.%d" % (cuda // 1000, cuda % 1000 // 10) if cuda else None
         count = library.nvmlDeviceGetCount()
         moment = time.time() if now is None else now
-        found["gpus"] = [_gpu(library, ask, index, moment) for index in range(count)]
+        found["gpus"] = [_gpu(library, ask, index, moment - since_seconds) for index in range(count)]
     except library.NVMLError as error:
         found["error"] = str(error)
     finally:
@@ -99,7 +101,7 @@ def _text(value: Any) -> Optional[str]:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _gpu(library: Any, ask: _Asking, index: int, now: float) -> Dict[str, Any]:
+def _gpu(library: Any, ask: _Asking, index: int, since: float) -> Dict[str, Any]:
     gpu: Dict[str, Any] = dict.fromkeys(FIELDS)
     gpu["index"] = index
     try:
@@ -132,7 +134,7 @@ def _gpu(library: Any, ask: _Asking, index: int, now: float) -> Dict[str, Any]:
         remapped_rows=_rows(ask(lambda: library.nvmlDeviceGetRemappedRows(handle))),
         mig_mode=bool(mig[0]) if mig is not None else None,
         processes=_processes(library, ask, handle),
-        process_utilization=_process_utilization(library, ask, handle, now),
+        process_utilization=_process_utilization(library, ask, handle, since),
     )
     return gpu
 
@@ -228,11 +230,10 @@ def _available(library: Any, value: Any) -> Optional[int]:
     return int(value)
 
 
-def _process_utilization(library: Any, ask: _Asking, handle: Any, now: float) -> Optional[Dict[int, int]]:
+def _process_utilization(library: Any, ask: _Asking, handle: Any, since: float) -> Optional[Dict[int, int]]:
     """Per process, how much of the time it kept the GPU's multiprocessors busy when it was last sampled."""
-    since = int((now - SAMPLE_SECONDS) * 1000000)
     try:
-        samples = library.nvmlDeviceGetProcessUtilization(handle, since)
+        samples = library.nvmlDeviceGetProcessUtilization(handle, int(since * 1000000))
     except library.NVMLError as error:
         # Nobody used the GPU of late, and that is known.
         return {} if error.value == getattr(library, "NVML_ERROR_NOT_FOUND", None) else None
