@@ -28,7 +28,7 @@ from .shell import run
 
 SOURCE = settings.SOURCE / "wheels"
 #: Raise it when this file lays the indexes out differently.
-LAYOUT = 1
+LAYOUT = 2
 #: PyTorch's own index, for machines that do not have its CPU build in an index of their own.
 PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -57,7 +57,7 @@ class Lock:
     @property
     def digest(self) -> str:
         """Changes when other wheels are wanted."""
-        return rootfs.digest_of(LAYOUT, self.requirements.read_text(), self.glibc)
+        return rootfs.digest_of(self.requirements.read_text(), self.glibc)
 
 
 PYPI = "pypi/simple"
@@ -270,8 +270,8 @@ def anchor(wheel: Path) -> str:
     metadata = metadata_of(wheel)
     beside = wheel.with_name(f"{wheel.name}.metadata")
     beside.write_bytes(metadata)
-    fields = {"data-dist-info-metadata": f"sha256={hashlib.sha256(metadata).hexdigest()}"}
-    fields["data-core-metadata"] = fields["data-dist-info-metadata"]
+    # Not under its first name, data-dist-info-metadata: pip 23.0 took that and rejected names such as a_b.
+    fields = {"data-core-metadata": f"sha256={hashlib.sha256(metadata).hexdigest()}"}
     if python := re.search(r"^Requires-Python: *(.+)$", metadata.decode(errors="replace"), re.MULTILINE):
         fields["data-requires-python"] = python[1]
     with wheel.open("rb") as source:
