@@ -14,7 +14,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import transform_to_native_types
-from ansible_collections.gpuready.node.plugins.module_utils import variables
+from ansible_collections.gpuready.node.plugins.module_utils import variables, venvs
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
 from ansible_collections.gpuready.node.plugins.module_utils.catalog import annotate, load_catalog
 from ansible_collections.gpuready.node.plugins.module_utils.planner import plan as make_plan
@@ -143,7 +143,10 @@ class ActionModule(ActionBase):
     def _observe(self, host: str, wishes: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         result = self._execute_module(
             module_name="gpuready.node.gpu_stack_info",
-            module_args={"endpoints": variables.endpoints(wishes)},
+            module_args={
+                "endpoints": variables.endpoints(wishes),
+                "interpreters": venvs.interpreters(wishes["framework_venv_environments"]),
+            },
             task_vars=task_vars,
         )
         if result.get("failed") or "gpu_stack" not in result:

@@ -52,11 +52,25 @@ class GpuLimit:
 
 
 @dataclass(frozen=True)
+class WheelIndex:
+    """Where the wheels of a framework come from."""
+
+    # The distribution that decides (torch).
+    package: str
+    # An index per CUDA variant; $(TAG) stands for the variant.
+    url: str
+    # What an environment takes on the disk; None = not known.
+    size_mib: Optional[int]
+    source: str
+    basis: str
+
+
+@dataclass(frozen=True)
 class Framework:
     name: str
     framework: str
     version: str
-    # None: it has no container image of its own, as a wheel; it counts for the driver only.
+    # None: it has no container image of its own, as a wheel.
     image: Optional[str]
     image_size_mib: Optional[int]
     probe: Optional[str]
@@ -75,8 +89,11 @@ class Framework:
     basis: str
     checked: str
     aliases: Tuple[str, ...] = ()
-    # The CUDA variant of a wheel, as its index names it: cu124.
+    # Of a wheel: the CUDA variant, as its index names it (cu124); whether a plain `pip install` brings it;
+    # and where it comes from.
     variant: Optional[str] = None
+    default_variant: bool = False
+    wheel: Optional[WheelIndex] = None
 
 
 @dataclass(frozen=True)
@@ -487,9 +504,23 @@ def _wheels(top: _Row) -> List[Tuple[Framework, _Row]]:
         _unique(sets, row.text("name"), (_archs(row), row.text("source"), row.basis()), row, "name")
         row.checked()
         row.done()
+    indexes: Dict[str, Tuple[WheelIndex, str]] = {}
+    for row in top.rows("wheel_indexes", "framework"):
+        index = WheelIndex(
+            row.text("package"),
+            row.text("url"),
+            row.get("size_mib", int, None),
+            row.text("source"),
+            row.basis(),
+        )
+        row.text("size_source", None)
+        row.text("size_basis", None, choices=BASES)
+        _unique(indexes, row.text("framework"), (index, row.text("probe")), row, "framework")
+        row.checked()
+        row.done()
     found = []
     for row in top.rows("wheels", "release"):
-        framework, release = row.text("framework"), row.text("release")
+        framework, release = row.text("framework", choices=sorted(indexes)), row.text("release")
         default = row.text("default")
         for field in ("default", "python"):
             row.text("%s_source" % field)
@@ -513,7 +544,7 @@ def _wheels(top: _Row) -> List[Tuple[Framework, _Row]]:
                 version=row.text("version"),
                 image=None,
                 image_size_mib=None,
-                probe=None,
+                probe=indexes[framework][1],
                 expect=MappingProxyType({"framework_version": release, "cuda": cuda}),
                 cuda=cuda,
                 cudnn=part.nullable("cudnn"),
@@ -529,6 +560,8 @@ def _wheels(top: _Row) -> List[Tuple[Framework, _Row]]:
                 checked=row.checked(),
                 aliases=(name,) if variant == default else (),
                 variant=variant,
+                default_variant=variant == default,
+                wheel=indexes[framework][0],
             )
             part.done()
             found.append((workload, row))

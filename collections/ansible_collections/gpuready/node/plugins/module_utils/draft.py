@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Catalog, Framework, PackageSource
 from .driver_options import Option, has_lists
+from .passthrough import PASSTHROUGH
 from .requirements import Memory, conflict
 from .resolver import Resolution
 
@@ -38,22 +39,19 @@ ACTIONS: Dict[str, Tuple[str, str]] = {
     "toolkit.cdi_refresh": ("nvidia_container_toolkit", "container_runtime"),
     "toolkit.cdi": ("nvidia_container_toolkit", "container_runtime"),
     "image.build": ("framework_image", "framework"),
-    "image.prune": ("framework_image", "framework"),
     "venv.packages": ("framework_venv", "framework"),
     "venv.install": ("framework_venv", "framework"),
     "venv.remove": ("framework_venv", "framework"),
     "workbench.configure": ("gpu_workbench", "application"),
     "workbench.start": ("gpu_workbench", "application"),
     "workbench.remove": ("gpu_workbench", "application"),
+    # After the workbenches: an image goes when they run from the one that took its place.
+    "image.prune": ("framework_image", "framework"),
     "health.packages": ("gpu_health", "application"),
     "health.configure": ("gpu_health", "application"),
     "health.start": ("gpu_health", "application"),
     "health.remove": ("gpu_health", "application"),
 }
-
-
-# Drivers that give a GPU to a virtual machine: such a GPU is not this node's to use.
-PASSTHROUGH = ("vfio-pci", "pci-stub", "xen-pciback")
 
 
 def listing(items: Sequence[str], limit: int = 6) -> str:
@@ -91,7 +89,9 @@ class Draft:
         self.runtime: Optional[Dict[str, Any]] = None
         self.reboot: Optional[Dict[str, Any]] = None  # {key, reason, evidence}
         self.recipes: List[Dict[str, Any]] = []  # derived images
+        self.surplus_images: List[str] = []
         self.venvs: List[Dict[str, Any]] = []
+        self.venvs_absent: List[Dict[str, Any]] = []
         self.workbench: Optional[Dict[str, Any]] = None
         self.health: Optional[Dict[str, Any]] = None
 

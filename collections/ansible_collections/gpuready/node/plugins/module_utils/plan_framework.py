@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Framework
 from .draft import Draft, listing
+from .recipes import is_workload_like
 from .requirements import dig
 from .wishes import nearest
 
@@ -15,18 +16,31 @@ IMAGE_HEADROOM = 1.25
 
 
 def choose_workloads(work: Draft) -> None:
+    """Every workload that is asked for: by itself, or by what holds it. All count for the driver."""
     known = work.catalog.workload_names()
-    for name in work.wishes["gpuready_workloads"]:
+    wheels = [row.name for row in work.catalog.frameworks.values() if row.wheel is not None]
+    named = [(name, "gpuready_workloads", "[%s]") for name in work.wishes["gpuready_workloads"]]
+    for row in work.wishes["framework_venv_environments"]:
+        named.append(
+            (row["workload"], "framework_venv_environments", "[{name: %s, workload: %%s}]" % row["name"])
+        )
+    for row in work.wishes["framework_image_recipes"]:
+        if is_workload_like(row["base"]):
+            named.append((row["base"], "framework_image_recipes", "[{name: %s, base: %%s}]" % row["name"]))
+        if row["workload"]:
+            words = "[{name: %s, base: %s, workload: %%s}]" % (row["name"], row["base"])
+            named.append((row["workload"], "framework_image_recipes", words))
+    for name, variable, example in named:
         framework = work.catalog.framework(name)
         if framework is None:
-            near = nearest(name, known)
+            possible = wheels if variable == "framework_venv_environments" else known
             work.refuse(
                 "framework.workload_unknown",
                 "framework",
                 "gpuready",
-                "gpuready_workloads names %r, which is no workload that gpuready knows" % name,
-                ["known workloads: %s" % ", ".join(known)],
-                ["set gpuready_workloads: [%s]" % name for name in near]
+                "%s names %r, which is no workload that gpuready knows" % (variable, name),
+                ["known workloads: %s" % ", ".join(possible)],
+                ["set %s: %s" % (variable, example % near) for near in nearest(name, possible)]
                 + ["add it to data/frameworks.yml (docs/adding-a-framework.md)"],
             )
         elif framework not in work.workloads:
@@ -34,18 +48,25 @@ def choose_workloads(work: Draft) -> None:
     _describe_workloads(work)
 
 
+def driver_only(work: Draft) -> List[str]:
+    """Workloads that come as wheels and that nothing on this node holds."""
+    held = {row["workload"] for row in [*work.venvs, *work.recipes]}
+    names = [item.name for item in work.workloads if item.image is None and item.name not in held]
+    for name in names:
+        work.note(
+            "%s has no image of its own: it counts for the driver, and is neither fetched nor verified" % name
+        )
+    return names
+
+
 def _describe_workloads(work: Draft) -> None:
     """The plan's rows, of an impossible node too: verification also runs there, and says what is wrong."""
     have = {
-        _plain_reference(image["ref"]) for image in work.see("framework", "images") or [] if image.get("ref")
+        plain_reference(image["ref"]) for image in work.see("framework", "images") or [] if image.get("ref")
     }
     mirror = work.wishes["framework_image_registry_mirror"]
     for framework in work.workloads:
         if framework.image is None:
-            work.note(
-                "%s has no image of its own: it counts for the driver, and is neither fetched nor verified"
-                % framework.name
-            )
             continue
         work.workload_rows.append(
             {
@@ -54,7 +75,7 @@ def _describe_workloads(work: Draft) -> None:
                 "pull": pull_reference(framework.image, mirror),
                 "probe": framework.probe,
                 "image_size_mib": framework.image_size_mib,
-                "present": _plain_reference(framework.image) in have,
+                "present": plain_reference(framework.image) in have,
                 "expect": dict(framework.expect),
             }
         )
@@ -75,7 +96,7 @@ def pull_reference(image: str, mirror: str) -> str:
     return "%s/%s" % (host, path)
 
 
-def _plain_reference(ref: str) -> str:
+def plain_reference(ref: str) -> str:
     """One spelling per image: Docker leaves docker.io/ and library/ out."""
     for prefix in ("docker.io/", "index.docker.io/", "registry-1.docker.io/"):
         if ref.startswith(prefix):
@@ -125,20 +146,25 @@ def plan_images(work: Draft) -> None:
     _check_disk(work, sum(known), absent)
 
 
+def disk_holding(work: Draft, folder: str) -> Optional[Mapping[str, Any]]:
+    """The observed file system that a folder lies on, or will lie on."""
+
+    def holds(path: str) -> bool:
+        return folder == path or folder.startswith(path.rstrip("/") + "/")
+
+    disks = [disk for disk in work.see("disk") or [] if disk and disk.get("path") and holds(disk["path"])]
+    return max(disks, key=lambda item: len(item["path"])) if disks else None
+
+
 def _check_disk(work: Draft, size: int, absent: Sequence[Tuple[Framework, Mapping[str, Any]]]) -> None:
     root = (
         work.see("container_runtime", "docker", "live", "root_dir")
         or dig(work.see("container_runtime", "docker", "daemon_json", "content"), "data-root")
         or "/var/lib/docker"
     )
-
-    def holds(path: str) -> bool:
-        return str(root) == path or str(root).startswith(path.rstrip("/") + "/")
-
-    disks = [disk for disk in work.see("disk") or [] if disk and disk.get("path") and holds(disk["path"])]
-    if not size or not disks:
+    disk = disk_holding(work, str(root))
+    if not size or disk is None:
         return
-    disk = max(disks, key=lambda item: len(item["path"]))
     needed = int(size * IMAGE_HEADROOM)
     if disk.get("free_mib") is not None and disk["free_mib"] < needed:
         names = listing([row["image"] for _, row in absent])

@@ -11,14 +11,15 @@ from typing import Any, Dict, List, Mapping, Union
 
 from . import driver_options
 from .catalog import Catalog, annotate
-from .draft import ACTIONS, PASSTHROUGH, Draft, listing, lists_are_old
+from .draft import ACTIONS, Draft, listing, lists_are_old
+from .passthrough import PASSTHROUGH
 from .plan_driver import plan_driver
-from .plan_framework import choose_workloads, plan_images
+from .plan_framework import choose_workloads, driver_only, plan_images
 from .plan_health import plan_health
 from .plan_kernel import plan_reboot, reboot_row
-from .plan_recipes import plan_recipes
+from .plan_recipes import describe_recipes, plan_recipes
 from .plan_runtime import docker_packages, plan_cdi, plan_runtime
-from .plan_venvs import plan_venvs
+from .plan_venvs import describe_venvs, plan_venvs
 from .plan_workbench import plan_workbench
 from .wishes import ROLES, check, role_of
 
@@ -30,7 +31,7 @@ NEW_SOURCES = {
     "docker.source": "Docker's source",
     "driver.source": "the driver's source",
 }
-INSTALLING = ("docker.install", "toolkit.install", "driver.install")
+INSTALLING = ("docker.install", "toolkit.install", "driver.install", "venv.packages")
 
 
 def plan(
@@ -53,6 +54,8 @@ def plan(
         work.refuse("wishes.invalid", ROLES[role], role, problem.what, [], problem.options)
 
     choose_workloads(work)
+    describe_recipes(work)
+    describe_venvs(work)
     if _node_is_possible(work):
         plan_driver(work)
         plan_runtime(work)
@@ -75,7 +78,7 @@ def plan(
         "status": status,
         "os": _host_line(work),
         "workloads": work.workload_rows,
-        "driver_only": [item.name for item in work.workloads if item.image is None],
+        "driver_only": driver_only(work),
         "gpus": [
             {key: gpu.get(key) for key in ("pci", "device_id", "name", "chip", "arch", "compute_capability")}
             for gpu in work.gpus
@@ -84,7 +87,9 @@ def plan(
         "container_runtime": work.runtime,
         "reboot": reboot_row(work),
         "recipes": work.recipes,
+        "surplus_images": work.surplus_images,
         "venvs": work.venvs,
+        "venvs_absent": work.venvs_absent,
         "workbench": work.workbench,
         "health": work.health,
         "actions": actions,

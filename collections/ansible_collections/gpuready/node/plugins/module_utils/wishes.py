@@ -9,10 +9,21 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from . import recipes, venvs, workbenches
 from .plain import plain_copy
 from .wish_words import Problem, nearest, truth
 
-__all__ = ["DEFAULT_WISHES", "ROLES", "Problem", "WishError", "check", "complete", "nearest", "role_of", "truth"]
+__all__ = [
+    "DEFAULT_WISHES",
+    "ROLES",
+    "Problem",
+    "WishError",
+    "check",
+    "complete",
+    "nearest",
+    "role_of",
+    "truth",
+]
 
 DOCKER_REPO = "https://download.docker.com/linux/ubuntu"
 DOCKER_FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
@@ -59,6 +70,23 @@ DEFAULT_WISHES: Dict[str, Any] = {
     "framework_image_registry_mirror": "",
     "framework_image_archive": "",
     "framework_image_registry_check_enabled": True,
+    "framework_image_recipes": [],
+    "framework_image_build": "node",
+    "framework_image_push_registry": "",
+    "framework_image_build_pip_index_url": "",
+    "framework_image_build_apt_sources": [],
+    "framework_venv_environments": [],
+    "framework_venv_directory": venvs.DIRECTORY,
+    "framework_venv_index_url": "",
+    "framework_venv_packages_index_url": "",
+    "gpu_workbench_users": [],
+    "gpu_workbench_recipe": "",
+    "gpu_workbench_bind_address": "127.0.0.1",
+    "gpu_workbench_auth": "token",
+    "gpu_workbench_token_length": 32,
+    "gpu_workbench_tls_certificate": "",
+    "gpu_workbench_tls_key": "",
+    "gpu_workbench_home_directory": "/srv/gpuready/home",
     "gpu_verify_level": "list",
     "gpu_verify_launch": "auto",
 }
@@ -68,6 +96,8 @@ CHOICES: Dict[str, Tuple[str, ...]] = {
     "nvidia_driver_source": ("auto", "ubuntu", "debian", "cuda_repo"),
     "docker_engine_source": ("distro", "docker_ce"),
     "nvidia_container_toolkit_cdi": ("auto", "enabled", "disabled"),
+    "gpu_workbench_auth": ("token", "password"),
+    "framework_image_build": ("node", "fleet"),
     "gpu_verify_level": ("list", "compute"),
     "gpu_verify_launch": ("auto", "gpus", "runtime", "cdi"),
 }
@@ -212,6 +242,19 @@ def _mapping(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
 
 
 _SPECIAL: Dict[str, Callable[[str, Any], Tuple[Any, Optional[Problem]]]] = {
+    "framework_image_recipes": recipes.rule,
+    "framework_image_build_pip_index_url": recipes.index_rule,
+    "framework_image_build_apt_sources": recipes.sources_rule,
+    "framework_venv_environments": venvs.environments_rule,
+    "framework_venv_directory": venvs.directory_rule,
+    "framework_venv_index_url": venvs.index_rule,
+    "framework_venv_packages_index_url": venvs.index_rule,
+    "gpu_workbench_users": workbenches.users,
+    "gpu_workbench_bind_address": workbenches.bind_address,
+    "gpu_workbench_token_length": workbenches.token_length,
+    "gpu_workbench_tls_certificate": workbenches.absolute_path,
+    "gpu_workbench_tls_key": workbenches.absolute_path,
+    "gpu_workbench_home_directory": workbenches.absolute_path,
     "nvidia_driver_version": _version,
     "nvidia_driver_min_version": _min_version,
     "docker_engine_version": _version,

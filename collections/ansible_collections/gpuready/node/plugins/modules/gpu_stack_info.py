@@ -31,6 +31,12 @@ options:
         description: Where it is, as C(host:port) or C([IPv6]:port).
         type: str
         required: true
+  interpreters:
+    description:
+      - Python interpreters to look at besides those that a name means, by their full paths.
+    type: list
+    elements: path
+    default: []
   timeout_seconds:
     description:
       - How long one external command, or one answer of the Docker Engine, may take, in seconds. A TCP connect
@@ -136,7 +142,10 @@ gpu_stack:
         - Where dockerd does not answer, the end of its log.
       type: dict
     framework:
-      description: Images with their digests and architectures, and the endpoints asked for.
+      description:
+        - Images with their digests and architectures, and the endpoints asked for.
+        - Python environments that gpuready made, with what is in them and who runs out of them, and the
+          interpreters there are.
       type: dict
     apt:
       description:
@@ -180,6 +189,7 @@ def main() -> None:
                     "address": {"type": "str", "required": True},
                 },
             },
+            "interpreters": {"type": "list", "elements": "path", "default": []},
             "timeout_seconds": {"type": "float", "default": 10.0},
         },
         supports_check_mode=True,
@@ -194,7 +204,7 @@ def main() -> None:
             split_address(endpoint["address"])
         except ValueError as error:
             module.fail_json(msg="endpoints: the address of '%s': %s" % (endpoint["name"], error))
-    observed = observe(Node(timeout=timeout), module.params["endpoints"])
+    observed = observe(Node(timeout=timeout), module.params["endpoints"], module.params["interpreters"])
     module.exit_json(changed=False, gpu_stack=observed)
 
 

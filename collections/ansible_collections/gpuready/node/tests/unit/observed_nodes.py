@@ -146,6 +146,15 @@ def source_row(uri: str, suite: str, components: Sequence[str], **more: Any) -> 
     return {**row, **more}
 
 
+# The Python that each release comes with.
+PYTHONS = {
+    "focal": "3.8",
+    "jammy": "3.10",
+    "noble": "3.12",
+    "bullseye": "3.9",
+    "bookworm": "3.11",
+    "trixie": "3.13",
+}
 RELEASES = {
     ("ubuntu", "20.04"): ("focal", "Ubuntu 20.04 LTS"),
     ("ubuntu", "22.04"): ("jammy", "Ubuntu 22.04 LTS"),
@@ -162,6 +171,7 @@ def become(
     """The same node with another system on it, and no driver in its archive yet."""
     codename, pretty = RELEASES[os_id, release]
     node["host"]["os"].update(id=os_id, version_id=release, codename=codename, pretty_name=pretty)
+    node["framework"]["pythons"][0].update(version=PYTHONS[codename])
     address = {"ubuntu": "http://archive.ubuntu.com/ubuntu", "debian": "http://mirror.example/debian"}[os_id]
     node["apt"]["sources"] = [
         source_row(
@@ -299,6 +309,7 @@ def bare(
             "images": None,
             "endpoints": [{"name": "registry", "address": "registry:5000", "reachable": True, "error": None}],
             "venvs": [],
+            "pythons": [{"path": "/usr/bin/python3", "version": PYTHONS[codename], "venv": False}],
         },
         "application": {"files": {}, "units": {}, "listening": [], "workbenches": [], "health": None},
         "apt": {

@@ -177,7 +177,7 @@ def observe(
             "files": node.attempt("application.files", lambda: application.files(node)),
             "units": node.attempt("application.units", lambda: application.units(node)),
             "listening": node.attempt("application.listening", lambda: application.listening(node)),
-            "workbenches": node.attempt("application.workbenches", lambda: workbenches.workbenches(node)),
+            "workbenches": node.attempt("application.workbenches", lambda: workbenches.workbenches(node, engine["socket"])),
             "health": node.attempt("application.health", lambda: health.health(node)),
         },
         "apt": node.attempt(
@@ -281,6 +281,7 @@ def _docker(
         "images": None,
         "gpu_containers": None,
         "root_dir": None,
+        "socket": None,
         "cdi_directories": list(cdi.DIRECTORIES),
     }
     live = None
@@ -294,6 +295,7 @@ def _docker(
         if version is None and binary:
             version = node.attempt(probe, lambda: docker.version_of(node.output([binary, "--version"])))
         if live["reachable"]:
+            result["socket"] = sock
             result["root_dir"] = live["root_dir"]
             result["images"] = node.attempt("framework.images", lambda: docker.images(node, sock))
             result["gpu_containers"] = node.attempt(

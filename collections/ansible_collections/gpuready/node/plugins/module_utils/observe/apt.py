@@ -215,6 +215,8 @@ def metapackage_kernels(node: Node, names: List[str]) -> Dict[str, Dict[str, str
 def chain(known: str, kernels: List[str]) -> List[str]:
     """Of all names that apt knows, those that the planner may need on a node with these kernels."""
     names = {name for name in _CHAIN.findall(known) if not _NOT_CHAIN.search(name)}
+    # What Debian and Ubuntu keep apart from Python: without it there are no environments.
+    names.update(re.findall(r"^python3(?:\.\d+)?-venv$", known, re.M))
     if kernels:
         # The modules come in one package per kernel: those of other kernels would be thousands.
         alternatives = "|".join(re.escape(kernel) for kernel in sorted(set(kernels)))

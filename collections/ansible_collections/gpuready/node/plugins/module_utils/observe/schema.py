@@ -295,13 +295,32 @@ GPU_STACK: Dict[str, Any] = {
                     "env": Null(Table(STRING)),
                     "labels": Null(Table(STRING)),
                     "architecture": Null(STRING),
+                    "containers": Null(STRINGS),
                 }
             )
         ),
         "endpoints": Each(
             Null({"name": STRING, "address": STRING, "reachable": BOOLEAN, "error": Null(STRING)})
         ),
-        "venvs": Null(Each(ANY)),
+        "venvs": Null(
+            Each(
+                {
+                    "name": STRING,
+                    "path": STRING,
+                    "target": Null(STRING),
+                    "foreign": BOOLEAN,
+                    "complete": BOOLEAN,
+                    "stamp": Null(Table(ANY)),
+                    "python": Null(STRING),
+                    "owner": Null(STRING),
+                    "packages": Table(STRING),
+                    "former": Each({"path": STRING, "used_by": Each({"pid": INTEGER, "name": STRING})}),
+                    "used_by": Each({"pid": INTEGER, "name": STRING}),
+                    "size_mib": Null(INTEGER),
+                }
+            )
+        ),
+        "pythons": Null(Each({"path": STRING, "version": Null(STRING), "venv": Null(BOOLEAN)})),
     },
     "application": {
         "files": Null(Table({"sha256": Null(STRING), "mode": STRING, "owner": STRING, "link": Null(STRING)})),
@@ -311,7 +330,38 @@ GPU_STACK: Dict[str, Any] = {
         "listening": Null(
             Each({"address": STRING, "port": INTEGER, "process": Null(STRING), "pid": Null(INTEGER)})
         ),
-        "workbenches": Null(Each(ANY)),
+        "workbenches": Null(
+            Each(
+                {
+                    "name": STRING,
+                    "unit": {"active": BOOLEAN, "enabled": BOOLEAN, "result": Null(STRING)},
+                    "container": Null(
+                        {
+                            "id": STRING,
+                            "running": BOOLEAN,
+                            "image": Null(STRING),
+                            "image_id": Null(STRING),
+                            "config": Null(STRING),
+                            "ports": Each(INTEGER),
+                            "restarts": Null(INTEGER),
+                            "started_at": Null(STRING),
+                        }
+                    ),
+                    "token": Null(
+                        {
+                            "auth": OneOf("token", "password"),
+                            "exists": BOOLEAN,
+                            "mode": Null(STRING),
+                            "uid": Null(INTEGER),
+                            "length": Null(INTEGER),
+                        }
+                    ),
+                    "host_keys": BOOLEAN,
+                    "certificate_current": Null(BOOLEAN),
+                    "home": {"exists": BOOLEAN, "path": Null(STRING), "uid": Null(INTEGER)},
+                }
+            )
+        ),
         "health": Null(ANY),
     },
     "apt": {
