@@ -7,7 +7,7 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify resolve diagnose test test-real-driver lint unit bench bench-diagnosis
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify watch usage resolve diagnose test test-real-driver lint unit bench bench-diagnosis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ plan: env ## what would be done on the lab's nodes, and why; changes nothing
 
 verify: env ## run the TensorFlow container on the lab's nodes again
 	ansible-playbook playbooks/verify.yml -i lab
+
+watch: env ## a live table of who computes on the GPUs of the lab's nodes: [INVENTORY=FOLDER] [INTERVAL=2] [ONCE=1]
+	@$(VENV)/bin/gpuready watch -i "$(or $(INVENTORY),lab)" $(if $(INTERVAL),--interval "$(INTERVAL)") $(if $(ONCE),--once)
+
+usage: env ## does a job compute on the GPU, and why not? NODE=gpulab-a100 CONTAINER=NAME | PID=NUMBER [INVENTORY=FOLDER]
+	ansible-playbook playbooks/usage.yml -i "$(or $(INVENTORY),lab)" $(if $(NODE),--limit "$(NODE)") \
+	  $(if $(CONTAINER),-e container="$(CONTAINER)") $(if $(PID),-e pid="$(PID)")
 
 resolve: env ## which driver would suit, without a node: GPU=H100 OS=ubuntu-24.04 WORKLOADS=tensorflow-2.9 [JSON=1]
 	@$(VENV)/bin/gpuready resolve --gpu "$(GPU)" $(if $(OS),--os "$(OS)") $(if $(WORKLOADS),--workloads "$(WORKLOADS)") \

@@ -7,9 +7,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.gpuready.node.plugins.module_utils import nvml_bindings
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "window_seconds": {"type": "float", "default": 5.0},
+    "interval_seconds": {"type": "float", "default": 0.5},
+    "container": {"type": "str"},
+    "pid": {"type": "int"},
+    "simulated": {"type": "bool", "default": False},
+}
 
 
 @cache
@@ -30,13 +37,18 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        if "nvml_bindings" in self._task.args:
-            raise AnsibleActionFail("nvml_bindings is handed over by itself; leave it out")
+        _validation, arguments = self.validate_argument_spec(
+            argument_spec=ARGUMENTS, mutually_exclusive=[("container", "pid")]
+        )
+        simulated = bool(arguments.pop("simulated"))
+        asked = {key: value for key, value in arguments.items() if value is not None}
         result = self._execute_module(
             module_name="gpuready.node.gpu_usage_info",
-            module_args={**self._task.args, "nvml_bindings": bindings()},
+            module_args={**asked, "nvml_bindings": bindings()},
             task_vars=task_vars or {},
         )
+        if "usage" in result:
+            result["usage"]["simulated"] = simulated
         # 60 kB that nobody asked for.
         (result.get("invocation") or {}).get("module_args", {}).pop("nvml_bindings", None)
         return dict(result)

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
+from . import watch_cli
 from .catalog import Catalog, CatalogError, load_catalog
 from .diagnosis import bundle_cli
 from .inputs import Trouble, read_log, read_text
@@ -376,6 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.set_defaults(run=_diagnose)
 
     bundle_cli.add(verbs)
+    watch_cli.add(verbs)
 
     page = verbs.add_parser("matrix", help="GPUs, workloads and drivers as a page (docs/matrix.md)")
     page.add_argument("--write", metavar="FILE", help="write it there")

@@ -34,11 +34,10 @@ options:
   pid:
     description: The process that is asked about, with what it has started; by its number on the node.
     type: int
-  nvml_bindings:
-    description:
-      - NVML's Python bindings, compressed, for a node that has none. The action plugin hands over the
-        controller's; nobody needs to give this.
-    type: str
+  simulated:
+    description: The inventory's own word that the node's GPUs are simulated; it is carried into the answer.
+    type: bool
+    default: false
 author:
   - gpuready contributors (@gpuready)
 attributes:
@@ -87,6 +86,10 @@ usage:
   returned: success
   type: dict
   contains:
+    simulated:
+      description: O(simulated).
+      type: bool
+      sample: false
     seconds:
       description: For how long was looked.
       type: float
@@ -180,10 +183,9 @@ def main():
             "interval_seconds": {"type": "float", "default": 0.5},
             "container": {"type": "str"},
             "pid": {"type": "int"},
-            # Not a secret; but sixty thousand letters belong into no log.
+            # From the action plugin. Not a secret; but sixty thousand letters belong into no log.
             "nvml_bindings": {"type": "str", "no_log": True},
         },
-        mutually_exclusive=[("container", "pid")],
         supports_check_mode=True,
     )
     wrong = _check(module)
