@@ -13,18 +13,10 @@ from kit.runs import Player, player
 
 sys.path.insert(0, str(ROOT / "molecule" / "shared"))
 
-from small_image import MIRROR, publish
+from below import WISHES
+from small_image import publish
 
 KEPT = "gpulab-tamper"
-WISHES = {
-    # An image is removed and fetched again here; the real one would take minutes and prove no more.
-    "framework_image_registry_mirror": MIRROR,
-    "docker_engine_daemon_config": {
-        "insecure-registries": [MIRROR.partition("/")[0]],
-        # A setting of the user's own: one of the things that can be tampered with.
-        "log-opts": {"max-size": "9m"},
-    },
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
