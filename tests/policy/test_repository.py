@@ -86,7 +86,14 @@ def test_playbooks_leave_the_work_to_roles() -> None:
         None,
         *(
             f"gpuready.node.{word}"
-            for word in ("gpu_diagnose", "gpu_plan", "gpu_stack_info", "gpu_usage", "support_bundle")
+            for word in (
+                "gpu_diagnose",
+                "gpu_plan",
+                "gpu_stack_info",
+                "gpu_usage",
+                "gpu_usage_info",
+                "support_bundle",
+            )
         ),
     }
     own = [task for task in playbook_tasks() if ROOT / "playbooks" in task.path.parents]
