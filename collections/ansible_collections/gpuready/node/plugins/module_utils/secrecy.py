@@ -37,6 +37,10 @@ _FORM = re.compile(
 )
 
 
+# What such a key may say without telling anything: the kind of it.
+_KINDS = ("", "none", "password", "token", GONE)
+
+
 def is_secret_key(key: str) -> bool:
     """Does a mapping keep a secret under this key?
 
@@ -64,8 +68,8 @@ def without_secret_option(word: str) -> str:
 def redact(value: Any, text: Callable[[str], str] = without_url_passwords) -> Any:
     """The same value without passwords: those inside its texts, and the values of keys named like one.
 
-    >>> redact({"proxies": {"http-proxy": "http://me:pw@proxy:3128"}, "token": "abc", "n": 1})
-    {'proxies': {'http-proxy': 'http://***@proxy:3128'}, 'token': '***', 'n': 1}
+    >>> redact({"proxies": {"http-proxy": "http://me:pw@proxy:3128"}, "token": "abc", "auth": "token"})
+    {'proxies': {'http-proxy': 'http://***@proxy:3128'}, 'token': '***', 'auth': 'token'}
     """
     if isinstance(value, dict):
         return {
