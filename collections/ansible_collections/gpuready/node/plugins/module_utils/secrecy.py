@@ -73,7 +73,9 @@ def redact(value: Any, text: Callable[[str], str] = without_url_passwords) -> An
     """
     if isinstance(value, dict):
         return {
-            key: GONE if item and isinstance(item, str) and is_secret_key(str(key)) else redact(item, text)
+            key: GONE
+            if isinstance(item, str) and item not in _KINDS and is_secret_key(str(key))
+            else redact(item, text)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
