@@ -109,6 +109,11 @@ def _recipe(variable: str, number: int, row: Any) -> Dict[str, Any]:
             "%s: base is %r, which is neither a workload nor an image" % (where, row.get("base")),
             "name a workload, such as tensorflow-2.9, or an image as docker pull takes it",
         )
+    if not is_workload_like(base) and re.search(r"^[^@]*(?:/[^/:@]*|:latest)$", base):
+        raise _Wrong(
+            "%s: base is %r, which names no version: it is another image every week" % (where, base),
+            "give it a tag other than latest, or a digest",
+        )
     workload = _text(row.get("workload")) or None
     normal: Dict[str, Any] = {
         "name": name,
@@ -343,6 +348,10 @@ def content_hash(text: str, parts: Sequence[Part]) -> str:
     """What makes an image another one; where the packages come from does not."""
     what = {"dockerfile": text, "parts": [list(part) for part in parts]}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def trusted_host(urls: Sequence[str]) -> str:

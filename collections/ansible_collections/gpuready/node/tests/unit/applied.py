@@ -10,9 +10,10 @@ import copy
 import fnmatch
 from typing import Any
 
-from gpuready import aptpins
+from gpuready import aptpins, recipes
 from gpuready.catalog import Catalog, Family, PackageSource, load_catalog
 from gpuready.driver_options import names
+from gpuready.plan_recipes import base_of
 from gpuready.planner import plan
 from gpuready.versions import Version, driver_branch, driver_version
 from observed_nodes import (
@@ -58,6 +59,7 @@ def apply(node: Node, plan: Node, hidden: Node | None = None) -> Node:
     docker(node, plan, done)
     driver(node, plan, done)
     cdi(node, plan, done)
+    derived_images(node, plan, done)
     return node
 
 
@@ -187,10 +189,46 @@ def docker(node: Node, plan: Node, done: list[str]) -> None:
                 "env": None,
                 "labels": {},
                 "architecture": node["host"]["os"]["arch"],
+                "containers": [],
             }
             for row in plan["workloads"]
-            if not row["present"]
+            if not row["present"] and row["pull"]
         ]
+
+
+def derived_images(node: Node, plan: Node, done: list[str]) -> None:
+    images = node["framework"]["images"]
+    if "image.build" in done:
+        for row in plan["recipes"]:
+            if row["present"]:
+                continue
+            if base_of(images, row["base"]["image"]) is None:
+                images.append(image_row(row["base"]["image"], "sha256:base", node, {}))
+            base = base_of(images, row["base"]["image"])
+            assert base is not None
+            labels = {
+                recipes.RECIPE: row["name"],
+                recipes.HASH: row["hash"],
+                recipes.BASE: base["id"],
+                recipes.CHECKED: "cuda=11.2 cudnn=8 framework=2.9.0",
+            }
+            images[:] = [image for image in images if image["ref"] != row["image"]]
+            images.append(image_row(row["image"], "sha256:" + row["hash"], node, labels))
+    if "image.prune" in done:
+        images[:] = [image for image in images if image["ref"] not in plan["surplus_images"]]
+
+
+def image_row(ref: str, identifier: str, node: Node, labels: dict[str, str]) -> Node:
+    return {
+        "ref": ref,
+        "id": identifier,
+        "digests": [],
+        "size_mib": 3800,
+        "env": None,
+        "labels": labels,
+        "architecture": node["host"]["os"]["arch"],
+        "containers": [],
+    }
 
 
 def cdi(node: Node, plan: Node, done: list[str]) -> None:

@@ -251,6 +251,7 @@ def ask(node: Node, sock: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
 def images(node: Node, sock: str) -> List[Dict[str, Any]]:
     """One entry per name of an image; an image without any name is left out."""
     found = []
+    users = containers_by_image(node, sock)
     for image in node.docker(sock, "/images/json"):
         digests = [digest for digest in image.get("RepoDigests") or [] if not digest.startswith("<none>")]
         refs = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"] or digests[:1]
@@ -280,9 +281,25 @@ def images(node: Node, sock: str) -> List[Dict[str, Any]]:
                     "env": environment_of(environment),
                     "labels": labels,
                     "architecture": architecture,
+                    "containers": None if users is None else users.get(identifier, []),
                 }
             )
     return sorted(found, key=lambda image: (image["ref"], image["id"]))
+
+
+def containers_by_image(node: Node, sock: str) -> Optional[Dict[str, List[str]]]:
+    """Image id -> its containers' names, those that do not run as well; None when it cannot be known."""
+    found: Dict[str, List[str]] = {}
+    try:
+        for container in node.docker(sock, "/containers/json?all=1"):
+            names = container.get("Names") or [container["Id"][:12]]
+            found.setdefault(container.get("ImageID") or "", []).append(names[0].lstrip("/"))
+    except DockerError as error:
+        if "timed out" in str(error):
+            raise
+        node.problem("framework.images", error)
+        return None
+    return {identifier: sorted(names) for identifier, names in found.items()}
 
 
 def own_labels(details: Dict[str, Any]) -> Dict[str, str]:

@@ -251,6 +251,10 @@ def test_images_with_their_names_digests_and_environment(machine):
         "Config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=11.2 brand=tesla,driver>=418", "API_TOKEN=x"]}
     }
     machine.api["/images/sha256%3Acc/json"] = {"Config": None}
+    machine.api["/containers/json?all=1"] = [
+        {"Id": "c2", "Names": ["/train"], "ImageID": "sha256:aa"},
+        {"Id": "c1", "Names": ["/alice"], "ImageID": "sha256:aa"},
+    ]
     node = machine.node
     found = docker.images(node, docker.SOCKET)
     assert [(image["ref"], image["size_mib"]) for image in found] == [
@@ -262,6 +266,7 @@ def test_images_with_their_names_digests_and_environment(machine):
     assert found[2]["env"] == {"NVIDIA_REQUIRE_CUDA": "cuda>=11.2 brand=tesla,driver>=418"}
     assert found[0]["env"] is None and found[3]["env"] == {}
     assert node.problems[0]["probe"] == "framework.images"
+    assert [image["containers"] for image in found] == [[], ["alice", "train"], ["alice", "train"], []]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +292,7 @@ def test_container_that_holds_a_gpu(container, expected):
 def test_engine_that_stops_answering_ends_the_listing(machine):
     machine.api["/images/json"] = [{"Id": "a", "RepoTags": ["a:1"]}, {"Id": "b", "RepoTags": ["b:1"]}]
     machine.api["/images/a/json"] = DockerError("Docker Engine at x: timed out")
+    machine.api["/containers/json?all=1"] = []
     machine.api["/containers/json"] = [{"Id": "a"}]
     machine.api["/containers/a/json"] = DockerError("Docker Engine at x: timed out")
     for question in (docker.images, docker.gpu_containers):

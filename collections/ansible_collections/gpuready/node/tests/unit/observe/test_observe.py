@@ -124,6 +124,7 @@ def converged(machine: Any) -> None:
             ],
             "/images/sha256%3Aaa/json": {"Config": {"Env": ["CUDA_VERSION=11.2.2"]}},
             "/containers/json": [],
+            "/containers/json?all=1": [],
         }
     )
     machine.write(
