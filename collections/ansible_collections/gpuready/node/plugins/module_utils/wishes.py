@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import recipes, venvs, workbenches
+from . import health_wishes, recipes, venvs, workbenches
 from .plain import plain_copy
 from .wish_words import Problem, nearest, truth
 
@@ -89,6 +89,16 @@ DEFAULT_WISHES: Dict[str, Any] = {
     "gpu_workbench_home_directory": "/srv/gpuready/home",
     "gpu_verify_level": "list",
     "gpu_verify_launch": "auto",
+    "gpu_health_enabled": False,
+    "gpu_health_exporter": "textfile",
+    "gpu_health_textfile_directory": "/var/lib/prometheus/node-exporter",
+    "gpu_health_node_exporter_install_allowed": True,
+    "gpu_health_metrics_interval_seconds": 15,
+    "gpu_health_check_interval_seconds": 300,
+    "gpu_health_verify_time": "",
+    "gpu_health_verify_level": "list",
+    "gpu_health_verify_timeout_seconds": 300,
+    "gpu_health_verify_on_package_change_enabled": True,
 }
 
 CHOICES: Dict[str, Tuple[str, ...]] = {
@@ -100,6 +110,8 @@ CHOICES: Dict[str, Tuple[str, ...]] = {
     "framework_image_build": ("node", "fleet"),
     "gpu_verify_level": ("list", "compute"),
     "gpu_verify_launch": ("auto", "gpus", "runtime", "cdi"),
+    "gpu_health_exporter": ("textfile", "dcgm", "none"),
+    "gpu_health_verify_level": ("list", "compute"),
 }
 
 # Which role and layer a variable belongs to, by its prefix.
@@ -262,6 +274,7 @@ _SPECIAL: Dict[str, Callable[[str, Any], Tuple[Any, Optional[Problem]]]] = {
     "docker_engine_repo_key_fingerprint": _fingerprints,
     "nvidia_driver_repo_key_fingerprint": _fingerprints,
     "nvidia_container_toolkit_repo_key_fingerprint": _fingerprints,
+    **health_wishes.RULES,
 }
 
 

@@ -40,7 +40,10 @@ CDI_REFRESH = "nvidia-cdi-refresh.service"
 
 
 def observe(
-    node: Node, addresses: Sequence[Dict[str, str]] = (), interpreters: Sequence[str] = ()
+    node: Node,
+    addresses: Sequence[Dict[str, str]] = (),
+    interpreters: Sequence[str] = (),
+    textfile_directory: Optional[str] = None,
 ) -> Dict[str, Any]:
     """Reads the node. Changes nothing, and never raises for what the node looks like."""
     begun = time.monotonic()
@@ -177,8 +180,12 @@ def observe(
             "files": node.attempt("application.files", lambda: application.files(node)),
             "units": node.attempt("application.units", lambda: application.units(node)),
             "listening": node.attempt("application.listening", lambda: application.listening(node)),
-            "workbenches": node.attempt("application.workbenches", lambda: workbenches.workbenches(node, engine["socket"])),
-            "health": node.attempt("application.health", lambda: health.health(node)),
+            "workbenches": node.attempt(
+                "application.workbenches", lambda: workbenches.workbenches(node, engine["socket"])
+            ),
+            "health": node.attempt(
+                "application.health", lambda: health.health(node, found, textfile_directory)
+            ),
         },
         "apt": node.attempt(
             "apt",

@@ -362,7 +362,38 @@ GPU_STACK: Dict[str, Any] = {
                 }
             )
         ),
-        "health": Null(ANY),
+        "health": Null(
+            {
+                "program": Null(STRING),
+                "last_check": Null(
+                    {
+                        "at": Null(INTEGER),
+                        "ok": BOOLEAN,
+                        "errors": STRINGS,
+                        "drift": Each({"layer": STRING, "what": STRING, "expected": ANY, "found": ANY}),
+                    }
+                ),
+                "last_verify": Null(
+                    Each(
+                        {
+                            "workload": STRING,
+                            "ok": BOOLEAN,
+                            "at": Null(INTEGER),
+                            "seconds": Null(NUMBER),
+                            "gpus_listed": Null(INTEGER),
+                            "findings": STRINGS,
+                        }
+                    )
+                ),
+                "textfile_directory": Null(BOOLEAN),
+                "node_exporter": {
+                    "installed": Null(BOOLEAN),
+                    "package": Null(BOOLEAN),
+                    "active": BOOLEAN,
+                    "directory": Null(STRING),
+                },
+            }
+        ),
     },
     "apt": {
         "lists_age_seconds": Null(NUMBER),
