@@ -331,3 +331,255 @@ def test_fabric_manager_of_another_version_refuses(driver: Driver, tmp_path: Pat
         "580.95.05. "
         "Please update with matching NVIDIA driver package.\n"
     )
+
+
+# --- What the GPU does, and for whom ------------------------------------------------------------------------
+
+METRICS = """
+import json, pynvml as n
+n.nvmlInit()
+out = []
+for index in range(n.nvmlDeviceGetCount()):
+    h = n.nvmlDeviceGetHandleByIndex(index)
+    try:
+        samples = [[s.pid, s.smUtil] for s in n.nvmlDeviceGetProcessUtilization(h, 0)]
+    except n.NVMLError_NotFound:
+        samples = []
+    power = n.nvmlDeviceGetFieldValues(h, [n.NVML_FI_DEV_POWER_INSTANT, n.NVML_FI_DEV_MEMORY_TEMP])
+    out.append({
+        "utilization": n.nvmlDeviceGetUtilizationRates(h).gpu,
+        "memory_utilization": n.nvmlDeviceGetUtilizationRates(h).memory,
+        "used": n.nvmlDeviceGetMemoryInfo(h).used >> 20,
+        "used_v2": n.nvmlDeviceGetMemoryInfo(h, n.nvmlMemory_v2).used >> 20,
+        "temperature": n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU),
+        "temperature_v": n.nvmlDeviceGetTemperatureV(h, n.NVML_TEMPERATURE_GPU),
+        "power": n.nvmlDeviceGetPowerUsage(h), "limit": n.nvmlDeviceGetEnforcedPowerLimit(h),
+        "field": [power[0].value.uiVal, power[1].nvmlReturn],
+        "sm": n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM),
+        "reasons": n.nvmlDeviceGetCurrentClocksThrottleReasons(h),
+        "ecc": [n.nvmlDeviceGetTotalEccErrors(h, kind, n.NVML_VOLATILE_ECC) for kind in (0, 1)],
+        "compute": [[p.pid, p.usedGpuMemory >> 20] for p in n.nvmlDeviceGetComputeRunningProcesses(h)],
+        "graphics": [[p.pid, p.usedGpuMemory >> 20] for p in n.nvmlDeviceGetGraphicsRunningProcesses(h)],
+        "samples": samples,
+        "names": [n.nvmlSystemGetProcessName(p.pid) for p in n.nvmlDeviceGetComputeRunningProcesses(h)],
+    })
+print(json.dumps(out))
+"""
+
+
+def metrics(driver: Driver) -> list[dict]:
+    """What pynvml says that each GPU does."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(driver.directory)}
+    done = subprocess.run(
+        [sys.executable, "-c", METRICS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def apply(machine: Machine, **faults: object) -> None:
+    """A changed profile, taken into the running machine."""
+    machine.profile["faults"] = faults
+    done = machine.run("apply")
+    assert done.rc == 0, done.err
+
+
+def test_an_idle_gpu_says_so(driver: Driver) -> None:
+    a100, t4 = metrics(driver)
+    assert (a100["utilization"], a100["used"], a100["used_v2"], a100["temperature"]) == (0, 0, 0, 34)
+    assert (a100["power"], a100["limit"], a100["sm"], a100["reasons"]) == (42000, 300000, 210, 1)
+    assert (a100["ecc"], a100["compute"], a100["graphics"], a100["samples"]) == ([0, 0], [], [], [])
+    assert t4["limit"] == 70000
+
+
+def test_metrics_of_the_profile_are_the_drivers_answers(driver: Driver) -> None:
+    told = {
+        "utilization_percent": 97,
+        "temperature_c": 83,
+        "power_watts": 288.5,
+        "power_limit_watts": 250,
+        "clock_sm_mhz": 1095,
+        "memory_used_mib": 1024,
+        "throttled": ["sw_thermal_slowdown", "sw_power_cap"],
+        "ecc_corrected": 12,
+        "ecc_uncorrected": 1,
+    }
+    apply(driver.machine, metrics={"0000:3b:00.0": told})
+    a100, t4 = metrics(driver)
+    assert (a100["utilization"], a100["memory_utilization"], a100["used"]) == (97, 48, 1024)
+    assert (a100["temperature"], a100["temperature_v"], a100["sm"]) == (83, 83, 1095)
+    assert (a100["power"], a100["field"][0], a100["limit"]) == (288500, 288500, 250000)
+    assert a100["field"][1] == 3, "a passive card has no such sensor"
+    assert (a100["reasons"], a100["ecc"]) == (0x24, [12, 1])
+    assert (t4["utilization"], t4["reasons"]) == (0, 1), "the other GPU is as it was"
+    fields = "utilization.gpu,power.draw,clocks.sm,clocks_throttle_reasons.active,"
+    fields += "clocks_throttle_reasons.sw_power_cap,ecc.errors.uncorrected.volatile.total"
+    assert driver.smi(f"--query-gpu={fields}", "--format=csv,noheader", "-i", "0") == (
+        0,
+        "97 %, 288.50 W, 1095 MHz, 0x0000000000000024, Active, 1\n",
+    )
+    apply(driver.machine, metrics={"utilization_percent": 50})
+    assert [gpu["utilization"] for gpu in metrics(driver)] == [50, 50], "without an address it is for all"
+    assert metrics(driver)[0]["power"] == 42000 + (300000 - 42000) // 2
+    apply(driver.machine)
+    assert [gpu["utilization"] for gpu in metrics(driver)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metrics": {"utilisation": 3}},
+        {"metrics": {"temperature_c": "hot"}},
+        {"metrics": {"temperature_c": -3}},
+        {"metrics": {"throttled": ["heat"]}},
+        {"processes": [{"pid": 3}]},
+        {"processes": [{"pid": 3, "memory_mib": 3, "gpu": "0000:00:00.0"}]},
+    ],
+)
+def test_a_metric_that_does_not_exist_is_refused(driver: Driver, wrong: dict) -> None:
+    driver.machine.profile["faults"] = wrong
+    done = driver.machine.run("apply")
+    assert done.rc != 0
+    assert "hardware: faults." in done.err
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    """The program that gathers who uses the driver."""
+    program = tmp_path / "users"
+    binaries.compile_c("users.c", program, tmp_path, "-s")
+    return program
+
+
+def gather(driver: Driver, users: Path) -> str:
+    """Tell the driver who holds a context now."""
+    text = subprocess.run([users, "--processes"], capture_output=True, text=True, check=True).stdout
+    ours = [line for line in text.splitlines() if line.startswith(("pidns", "0000:"))]
+    driver.machine.write("proc/driver/nvidia/simulated-processes", "\n".join(ours) + "\n")
+    return text
+
+
+def hold(driver: Driver, *arguments: str) -> subprocess.Popen[str]:
+    """cuda-hold, running."""
+    program = Path(__file__).resolve().parent / "node/usr/lib/gpulab/cuda-hold"
+    process = subprocess.Popen(
+        [sys.executable, program, *arguments],
+        env={**os.environ, "LD_LIBRARY_PATH": str(driver.directory)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "holds" in line, line
+    return process
+
+
+def test_who_holds_a_context_is_listed_with_its_memory(driver: Driver, users: Path) -> None:
+    apply(driver.machine, metrics={"utilization_percent": 90})
+    process = hold(driver, "--gpu", "0", "--mib", "4096")
+    second = hold(driver, "--gpu", "0")
+    try:
+        gather(driver, users)
+        a100, t4 = metrics(driver)
+        assert sorted(a100["compute"]) == sorted([[process.pid, 4496], [second.pid, 400]])
+        assert (a100["used"], t4["compute"], t4["used"]) == (4896, [], 0)
+        assert sorted(a100["samples"]) == sorted([[process.pid, 45], [second.pid, 45]])
+        assert a100["names"] == [sys.executable, sys.executable]
+        apps = "--query-compute-apps=pid,process_name,used_memory,gpu_uuid"
+        code, text = driver.smi(apps, "--format=csv,noheader,nounits")
+        assert code == 0
+        assert f"{process.pid}, {sys.executable}, 4496, GPU-" in text
+        assert driver.smi(apps, "--format=csv")[1].startswith(
+            "pid, process_name, used_gpu_memory [MiB], gpu_uuid\n"
+        )
+        table = driver.smi()[1]
+        assert len({len(line) for line in table.splitlines() if line.startswith(("|", "+"))}) == 1, table
+        assert any(
+            f" {process.pid} " in line and "4496MiB |" in line and " C " in line
+            for line in table.splitlines()
+        )
+        assert "No running processes found" not in table
+    finally:
+        for each in (process, second):
+            each.terminate()
+            each.wait()
+    gather(driver, users)
+    assert metrics(driver)[0]["compute"] == [], "it is gone with its process"
+    assert "No running processes found" in driver.smi()[1]
+
+
+def test_another_pid_namespace_sees_the_memory_and_not_the_processes(driver: Driver) -> None:
+    text = f"pidns pid:[1]\n0000:3b:00.0 C {os.getpid()} 1048576\n"
+    driver.machine.write("proc/driver/nvidia/simulated-processes", text)
+    a100, _ = metrics(driver)
+    assert (a100["used"], a100["compute"], a100["samples"]) == (1024, [], [])
+
+
+def test_a_child_that_inherits_the_file_holds_no_context(driver: Driver, users: Path) -> None:
+    code = """
+import ctypes, os, sys
+c = ctypes.CDLL("libcuda.so.1")
+context = ctypes.c_void_p()
+assert c.cuInit(0) == 0 and c.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+child = os.fork()
+if not child:
+    sys.stdin.read()
+    os._exit(0)
+print(os.getpid(), child, flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_LIBRARY_PATH": str(driver.directory)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    parent, child = (int(word) for word in process.stdout.readline().split())
+    gather(driver, users)
+    pids = [pid for pid, _ in metrics(driver)[0]["compute"]]
+    process.communicate("")
+    assert parent in pids
+    assert child not in pids
+
+
+def test_memory_is_taken_given_back_and_runs_out(driver: Driver, users: Path) -> None:
+    code = """
+import ctypes
+c = ctypes.CDLL("libcuda.so.1")
+context, a, b = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint64()
+unused, total = ctypes.c_size_t(), ctypes.c_size_t()
+c.cuInit(0)
+print(c.cuMemAlloc_v2(ctypes.byref(a), ctypes.c_size_t(1 << 20)))
+print(c.cuCtxCreate_v2(ctypes.byref(context), 0, 0))
+print(c.cuMemAlloc_v2(ctypes.byref(a), ctypes.c_size_t(1 << 30)))
+c.cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total))
+print((total.value - unused.value) >> 20)
+print(c.cuMemAlloc_v2(ctypes.byref(b), ctypes.c_size_t(90 << 30)))
+print(c.cuMemFree_v2(a), c.cuMemFree_v2(a))
+c.cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total))
+print((total.value - unused.value) >> 20)
+print(c.cuCtxDestroy_v2(context), c.cuMemAlloc_v2(ctypes.byref(a), ctypes.c_size_t(1 << 20)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_LIBRARY_PATH": str(driver.directory)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # no context; made; taken; the context's own and 1 GiB; too much; given back once
+    assert done.stdout.split("\n")[:-1] == ["201", "0", "0", "1424", "2", "0 1", "400", "0 201"]
+
+
+def test_processes_of_the_profile_are_gathered_as_well(driver: Driver, users: Path) -> None:
+    apply(driver.machine, processes=[{"pid": os.getpid(), "memory_mib": 64, "type": "G"}])
+    registry = driver.machine.read("proc/driver/nvidia/registry")
+    assert f"SimulatedProcess: 0000:3b:00.0 G {os.getpid()} 65536" in registry
+    lines = [line[18:] for line in registry.splitlines() if line.startswith("SimulatedProcess: ")]
+    own = os.readlink("/proc/self/ns/pid")
+    driver.machine.write("proc/driver/nvidia/simulated-processes", "\n".join([f"pidns {own}", *lines]) + "\n")
+    a100, _ = metrics(driver)
+    assert (a100["graphics"], a100["compute"], a100["used"]) == ([[os.getpid(), 64]], [], 64)

@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "release.h"
@@ -264,6 +265,74 @@ static void sim_load(struct sim_state *state)
             }
         }
     }
+}
+
+/* What the profile's `metrics` say of a GPU now: "SimulatedMetric: <pci> <name>=<number> …" in the registry, which is
+ * read again at each question, because it changes under a running program. */
+static long sim_metric(const struct sim_gpu *gpu, const char *name, long otherwise)
+{
+    static char text[16384];
+    char label[64];
+    const char *line, *end, *at;
+    int length = snprintf(label, sizeof label, " %s=", name);
+    if (sim_read(SIM_PROC "/registry", text, sizeof text) <= 0)
+        return otherwise;
+    for (line = strstr(text, "SimulatedMetric: "); line; line = strstr(end, "SimulatedMetric: ")) {
+        line += 17;
+        end = strchr(line, '\n');
+        if (!end)
+            break;
+        if (strncmp(line, gpu->pci, strlen(gpu->pci)))
+            continue;
+        at = strstr(line, label);
+        if (at && at < end)
+            return (long)sim_number(at + length, 10);
+    }
+    return otherwise;
+}
+
+/* Who holds a CUDA context, on which GPU and with how much memory. Each holder has a memfd of a telling name and size
+ * (libcuda.c); gpulab-hardware-users.service collects them here, as the kernel module knows them on a real machine:
+ * "pidns <namespace>", then "<pci> <type> <pid> <KiB>" for each. */
+#define SIM_PROCESSES SIM_PROC "/simulated-processes"
+#define SIM_CONTEXT "gpulab-cuda"
+struct sim_process {
+    char type; /* C or G */
+    unsigned pid, kib;
+};
+
+/* All that use a GPU; `kib` is the sum of their memory. As a real driver does, it keeps to itself who they are when
+ * the question comes from another PID namespace: a container. */
+static int sim_processes(const struct sim_gpu *gpu, struct sim_process *out, int size, unsigned long long *kib)
+{
+    static char text[65536];
+    char own[64], *line = text, *next;
+    int count = 0, visible, length;
+    *kib = 0;
+    if (sim_read(SIM_PROCESSES, text, sizeof text) <= 0)
+        return 0;
+    length = (int)readlink("/proc/self/ns/pid", own, sizeof own - 1);
+    own[length < 0 ? 0 : length] = 0;
+    visible = length > 0 && !strncmp(text, "pidns ", 6) && !strncmp(text + 6, own, length) && text[6 + length] == '\n';
+    for (; line; line = next) {
+        struct sim_process found;
+        char *word;
+        next = strchr(line, '\n');
+        if (next)
+            *next++ = 0;
+        length = (int)strlen(gpu->pci);
+        if (strncmp(line, gpu->pci, length) || line[length] != ' ')
+            continue;
+        found.type = line[length + 1];
+        word = line + length + 3;
+        found.pid = sim_number(word, 10);
+        word = strchr(word, ' ');
+        found.kib = word ? sim_number(word + 1, 10) : 0;
+        *kib += found.kib;
+        if (visible && count < size)
+            out[count++] = found;
+    }
+    return count;
 }
 
 /* A process that uses the driver holds its device files; with O_PATH, because opening them asks for a driver. Who

@@ -1,6 +1,7 @@
 /*
  * SIMULATED libcuda.so.1: enough of the driver API for a framework to list its GPUs with names and compute
- * capabilities, and the real error codes for the ways in which a machine is not ready. It computes nothing.
+ * capabilities, to hold a context and memory on them, and the real error codes for the ways in which a machine is not
+ * ready. It computes nothing, and there is nothing behind the memory.
  */
 #include "gpusim.h"
 
@@ -12,6 +13,7 @@ typedef void *CUcontext;
 enum {
     OK = 0,
     INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
@@ -29,6 +31,11 @@ static struct sim_gpu *device[SIM_MAX_GPUS];
 static int context_storage[SIM_MAX_GPUS], context_active[SIM_MAX_GPUS];
 static unsigned context_flags[SIM_MAX_GPUS];
 static __thread CUcontext current_context;
+
+/* What a context takes of the GPU's memory before anybody asks for some. */
+#define CONTEXT_BYTES (400ull << 20)
+static int context_file[SIM_MAX_GPUS]; /* 0 = none, else a memfd's number + 1 */
+static unsigned long long allocated[SIM_MAX_GPUS];
 
 /* CUDA_VISIBLE_DEVICES: indices or UUID prefixes; the list ends at the first one that names no GPU. */
 static void select_visible(struct sim_gpu **all, int count)
@@ -274,10 +281,33 @@ API CUresult cuDeviceGetDefaultMemPool(void **pool, CUdevice id)
     return NOT_SUPPORTED;
 }
 
+/* A process with a context has a file without a name that says where the context is, whose it is (children inherit the
+ * file, not the context) and, by its size, how much memory it has. What the kernel module knows on a real machine,
+ * src/users.c gathers from these files. */
+static void publish_context(CUdevice id)
+{
+    char name[64];
+    if (!context_active[id]) {
+        if (context_file[id])
+            close(context_file[id] - 1);
+        context_file[id] = 0;
+        return;
+    }
+    if (!context_file[id]) {
+        snprintf(name, sizeof name, SIM_CONTEXT " %s %d", device[id]->pci, (int)getpid());
+        context_file[id] = (int)syscall(SYS_memfd_create, name, 1 /* MFD_CLOEXEC */) + 1;
+    }
+    if (context_file[id] && ftruncate(context_file[id] - 1, (off_t)(CONTEXT_BYTES + allocated[id])))
+        return; /* the size is for those who look on; nothing depends on it */
+}
+
+static void forget_allocations(CUdevice id);
+
 API CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice id)
 {
     DEVICE(id);
     context_active[id]++;
+    publish_context(id);
     *context = &context_storage[id];
     return OK;
 }
@@ -285,12 +315,20 @@ API CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice id)
 API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice id)
 {
     DEVICE(id);
-    if (context_active[id])
-        context_active[id]--;
+    if (context_active[id] && !--context_active[id])
+        forget_allocations(id);
+    publish_context(id);
     return OK;
 }
 API CUresult cuDevicePrimaryCtxRelease(CUdevice id) { return cuDevicePrimaryCtxRelease_v2(id); }
-API CUresult cuDevicePrimaryCtxReset_v2(CUdevice id) { DEVICE(id); context_active[id] = 0; return OK; }
+API CUresult cuDevicePrimaryCtxReset_v2(CUdevice id)
+{
+    DEVICE(id);
+    context_active[id] = 0;
+    forget_allocations(id);
+    publish_context(id);
+    return OK;
+}
 API CUresult cuDevicePrimaryCtxReset(CUdevice id) { return cuDevicePrimaryCtxReset_v2(id); }
 
 API CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice id, unsigned flags)
@@ -313,6 +351,35 @@ static int context_device(CUcontext context)
 {
     int *slot = context;
     return slot >= context_storage && slot < context_storage + SIM_MAX_GPUS ? (int)(slot - context_storage) : -1;
+}
+
+API CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice id)
+{
+    CUresult result = cuDevicePrimaryCtxRetain(context, id); /* one context per GPU and process is all there is */
+    if (!result) {
+        context_flags[id] = flags;
+        current_context = *context;
+    }
+    return result;
+}
+API CUresult cuCtxCreate_v3(CUcontext *context, void *parameters, int count, unsigned flags, CUdevice id)
+{
+    (void)parameters; (void)count;
+    return cuCtxCreate_v2(context, flags, id);
+}
+API CUresult cuCtxCreate_v4(CUcontext *context, void *parameters, unsigned flags, CUdevice id)
+{
+    (void)parameters;
+    return cuCtxCreate_v2(context, flags, id);
+}
+API CUresult cuCtxDestroy_v2(CUcontext context)
+{
+    int id = context_device(context);
+    if (id < 0)
+        return INVALID_CONTEXT;
+    if (current_context == context)
+        current_context = 0;
+    return cuDevicePrimaryCtxRelease_v2(id);
 }
 
 API CUresult cuCtxGetCurrent(CUcontext *context)
@@ -350,6 +417,18 @@ API CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version)
     return OK;
 }
 
+/* What other processes have counts as well: the memory is the GPU's. */
+static unsigned long long free_bytes(CUdevice id)
+{
+    struct sim_process list[1];
+    unsigned long long kib, own = context_active[id] ? CONTEXT_BYTES + allocated[id] : 0, used;
+    size_t total;
+    sim_processes(device[id], list, 1, &kib);
+    used = kib * 1024 > own ? kib * 1024 : own;
+    cuDeviceTotalMem_v2(&total, id);
+    return used < total ? total - used : 0;
+}
+
 API CUresult cuMemGetInfo_v2(size_t *unused, size_t *total)
 {
     int id;
@@ -358,8 +437,70 @@ API CUresult cuMemGetInfo_v2(size_t *unused, size_t *total)
     if (id < 0)
         return INVALID_CONTEXT;
     cuDeviceTotalMem_v2(total, id);
-    *unused = *total - 400u * 1048576;
+    *unused = (size_t)free_bytes(id);
     return OK;
+}
+
+static struct allocation {
+    struct allocation *next;
+    unsigned long long address, bytes;
+    int id;
+} *allocations;
+
+static void forget_allocations(CUdevice id)
+{
+    struct allocation **at = &allocations, *gone;
+    while (*at) {
+        if ((*at)->id != id) {
+            at = &(*at)->next;
+            continue;
+        }
+        gone = *at;
+        *at = gone->next;
+        free(gone);
+    }
+    allocated[id] = 0;
+}
+
+API CUresult cuMemAlloc_v2(unsigned long long *address, size_t bytes)
+{
+    static unsigned long long next = 0x700000000000ull;
+    struct allocation *made;
+    int id;
+    READY();
+    if (!address || !bytes)
+        return INVALID_VALUE;
+    id = context_device(current_context);
+    if (id < 0)
+        return INVALID_CONTEXT;
+    bytes = (bytes + 0x1fffff) & ~(size_t)0x1fffff; /* in pages of 2 MiB */
+    if (bytes > free_bytes(id) || !(made = malloc(sizeof *made)))
+        return OUT_OF_MEMORY;
+    made->address = *address = next;
+    made->bytes = bytes;
+    made->id = id;
+    made->next = allocations;
+    allocations = made;
+    next += bytes;
+    allocated[id] += bytes;
+    publish_context(id);
+    return OK;
+}
+
+API CUresult cuMemFree_v2(unsigned long long address)
+{
+    struct allocation **at, *gone;
+    READY();
+    for (at = &allocations; *at; at = &(*at)->next)
+        if ((*at)->address == address) {
+            gone = *at;
+            *at = gone->next;
+            allocated[gone->id] -= gone->bytes;
+            publish_context(gone->id);
+            free(gone);
+            return OK;
+        }
+    return INVALID_VALUE;
 }
 
 static const struct {

@@ -225,12 +225,26 @@ API nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t handle, nvmlPciInfo_v1_t *
 API nvmlReturn_t nvmlDeviceGetPciInfo(nvmlDevice_t handle, nvmlPciInfo_v1_t *info) { return nvmlDeviceGetPciInfo_v2(handle, info); }
 
 #define MIB 1048576ULL
+#define MAX_PROCESSES 512
+static struct sim_process processes[MAX_PROCESSES];
+
+/* What processes hold, and what the profile adds to it. */
+static unsigned long long used_bytes(nvmlDevice_t handle, unsigned long long most)
+{
+    unsigned long long kib, bytes;
+    sim_processes(handle, processes, MAX_PROCESSES, &kib);
+    bytes = kib * 1024 + sim_metric(handle, "memory_used_mib", 0) * MIB;
+    return bytes < most ? bytes : most;
+}
+
+static long busy(nvmlDevice_t handle) { return sim_metric(handle, "utilization_percent", 0); }
+
 API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory)
 {
     DEVICE(handle);
     memory->total = handle->model->memory_mib * MIB;
-    memory->used = 0;
-    memory->free = memory->total;
+    memory->used = used_bytes(handle, memory->total);
+    memory->free = memory->total - memory->used;
     return OK;
 }
 API nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t *memory)
@@ -240,8 +254,8 @@ API nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t
         return 25; /* argument version mismatch */
     memory->total = handle->model->memory_mib * MIB;
     memory->reserved = 400 * MIB;
-    memory->used = 0;
-    memory->free = memory->total - memory->reserved;
+    memory->used = used_bytes(handle, memory->total - memory->reserved);
+    memory->free = memory->total - memory->reserved - memory->used;
     return OK;
 }
 API nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t handle, nvmlMemory_t *memory)
@@ -252,19 +266,61 @@ API nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t handle, nvmlMemory_t *
     memory->used = 2 * MIB;
     return OK;
 }
-API nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t handle, nvmlUtilization_t *rates) { DEVICE(handle); rates->gpu = rates->memory = 0; return OK; }
+API nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t handle, nvmlUtilization_t *rates)
+{
+    DEVICE(handle);
+    rates->gpu = busy(handle);
+    rates->memory = sim_metric(handle, "memory_utilization_percent", rates->gpu / 2);
+    return OK;
+}
 API nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t handle, int sensor, unsigned *celsius)
 {
     DEVICE(handle);
     if (sensor)
         return INVALID_ARGUMENT;
-    *celsius = 34 + handle->minor;
+    *celsius = sim_metric(handle, "temperature_c", 34 + handle->minor + busy(handle) * 2 / 5);
     return OK;
 }
-API nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t handle, unsigned *milliwatts) { DEVICE(handle); *milliwatts = handle->model->watts * 140; return OK; }
-API nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t handle, unsigned *milliwatts) { DEVICE(handle); *milliwatts = handle->model->watts * 1000; return OK; }
+typedef struct { unsigned version; int sensor, celsius; } nvmlTemperature_t;
+API nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t handle, nvmlTemperature_t *temperature)
+{
+    if (!temperature || temperature->version != (sizeof *temperature | 1u << 24))
+        return temperature ? 25 : INVALID_ARGUMENT; /* argument version mismatch */
+    return nvmlDeviceGetTemperature(handle, temperature->sensor, (unsigned *)&temperature->celsius);
+}
+API nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t handle, int kind, unsigned *celsius)
+{
+    DEVICE(handle);
+    if (kind < 0 || kind > 2)
+        return NOT_SUPPORTED;
+    *celsius = kind == 0 ? 95 : kind == 1 ? 92 : 90; /* shutdown, slowdown, memory's maximum */
+    return OK;
+}
+API nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t handle, unsigned *milliwatts)
+{
+    DEVICE(handle);
+    *milliwatts = sim_metric(handle, "power_limit_mw", handle->model->watts * 1000l);
+    return OK;
+}
+API nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t handle, unsigned *milliwatts)
+{
+    unsigned limit;
+    nvmlReturn_t result = nvmlDeviceGetPowerManagementLimit(handle, &limit);
+    if (result)
+        return result;
+    /* 14 % of what the board may take when nobody computes */
+    *milliwatts = sim_metric(handle, "power_mw", handle->model->watts * 140l + (limit - handle->model->watts * 140l) * busy(handle) / 100);
+    return OK;
+}
 API nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t handle, unsigned *milliwatts) { return nvmlDeviceGetPowerManagementLimit(handle, milliwatts); }
-API nvmlReturn_t nvmlDeviceGetPowerManagementDefaultLimit(nvmlDevice_t handle, unsigned *milliwatts) { return nvmlDeviceGetPowerManagementLimit(handle, milliwatts); }
+API nvmlReturn_t nvmlDeviceGetPowerManagementDefaultLimit(nvmlDevice_t handle, unsigned *milliwatts) { DEVICE(handle); *milliwatts = handle->model->watts * 1000; return OK; }
+API nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t handle, unsigned *least, unsigned *most)
+{
+    DEVICE(handle);
+    *least = handle->model->watts * 400;
+    *most = handle->model->watts * 1000;
+    return OK;
+}
 API nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t handle, int *pstate) { DEVICE(handle); *pstate = 0; return OK; }
 API nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t handle, int *mode) { DEVICE(handle); *mode = 0; return OK; }
 API nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t handle, int *mode) { DEVICE(handle); *mode = 0; return OK; }
@@ -330,11 +386,26 @@ API nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t handle, int *current, int *pe
 }
 API nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t handle, int type, int counter, unsigned long long *errors)
 {
-    (void)type; (void)counter;
+    (void)counter; /* since boot, or since ever: the same here */
     DEVICE(handle);
     if (strstr(handle->model->name, "GeForce"))
         return NOT_SUPPORTED;
-    *errors = 0;
+    *errors = sim_metric(handle, type ? "ecc_uncorrected" : "ecc_corrected", 0);
+    return OK;
+}
+API nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t handle, int type, int counter, int place, unsigned long long *errors)
+{
+    nvmlReturn_t result = nvmlDeviceGetTotalEccErrors(handle, type, counter, errors);
+    if (!result && place != 2) /* all of them are in the device's memory */
+        *errors = 0;
+    return result;
+}
+API nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t handle, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failure)
+{
+    DEVICE(handle);
+    if (handle->model->major < 8 || strstr(handle->model->name, "GeForce"))
+        return NOT_SUPPORTED;
+    *corrected = *uncorrected = *pending = *failure = 0;
     return OK;
 }
 API nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t handle, char *out, unsigned size)
@@ -354,17 +425,134 @@ API nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t handle, unsigne
 API nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t handle, unsigned *generation) { return nvmlDeviceGetMaxPcieLinkGeneration(handle, generation); }
 API nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t handle, unsigned *width) { DEVICE(handle); *width = 16; return OK; }
 API nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t handle, unsigned *width) { return nvmlDeviceGetMaxPcieLinkWidth(handle, width); }
-API nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t handle, int type, unsigned *mhz) { DEVICE(handle); *mhz = type == 2 ? 1593 : 210; return OK; }
+API nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t handle, int type, unsigned *mhz)
+{
+    DEVICE(handle);
+    *mhz = type == 2 ? sim_metric(handle, "clock_memory_mhz", 1593) : sim_metric(handle, "clock_sm_mhz", busy(handle) ? 1410 : 210);
+    return OK;
+}
+API nvmlReturn_t nvmlDeviceGetClock(nvmlDevice_t handle, int type, int id, unsigned *mhz)
+{
+    if (id) /* only the clock of this moment */
+        return NOT_SUPPORTED;
+    return nvmlDeviceGetClockInfo(handle, type, mhz);
+}
+/* Why the clocks are what they are: bit 0 = nobody computes. */
+API nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t handle, unsigned long long *reasons)
+{
+    DEVICE(handle);
+    *reasons = sim_metric(handle, "throttled", busy(handle) ? 0 : 1);
+    return OK;
+}
+API nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t handle, unsigned long long *reasons) { return nvmlDeviceGetCurrentClocksEventReasons(handle, reasons); }
+API nvmlReturn_t nvmlDeviceGetSupportedClocksEventReasons(nvmlDevice_t handle, unsigned long long *reasons) { DEVICE(handle); *reasons = 0x1ff; return OK; }
+API nvmlReturn_t nvmlDeviceGetSupportedClocksThrottleReasons(nvmlDevice_t handle, unsigned long long *reasons) { return nvmlDeviceGetSupportedClocksEventReasons(handle, reasons); }
+
+typedef struct {
+    unsigned id, scope;
+    long long stamp, latency;
+    int type; /* 1 = unsigned int, 3 = unsigned long long */
+    nvmlReturn_t result;
+    union { double real; unsigned number; unsigned long long large; } value;
+} nvmlFieldValue_t;
+API nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t handle, int count, nvmlFieldValue_t *values)
+{
+    DEVICE(handle);
+    if (!values || count < 1)
+        return INVALID_ARGUMENT;
+    for (; count--; values++) {
+        values->type = 1;
+        values->value.large = 0;
+        switch (values->id) {
+        case 3: case 4: case 5: case 6: /* ECC, single and double bit: since boot, since ever */
+            values->type = 3;
+            values->result = nvmlDeviceGetTotalEccErrors(handle, values->id % 2 == 0, values->id > 4, &values->value.large);
+            break;
+        case 185: case 186: values->result = nvmlDeviceGetPowerUsage(handle, &values->value.number); break;
+        case 189: values->result = nvmlDeviceGetPowerManagementDefaultLimit(handle, &values->value.number); break;
+        case 190: case 192: values->result = nvmlDeviceGetPowerManagementLimit(handle, &values->value.number); break;
+        default: values->result = NOT_SUPPORTED;
+        }
+    }
+    return OK;
+}
 API nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t handle, int type, unsigned *mhz) { DEVICE(handle); *mhz = type == 2 ? 1593 : 1410; return OK; }
 
-static nvmlReturn_t no_processes(nvmlDevice_t handle, unsigned *count) { DEVICE(handle); *count = 0; return OK; }
-#define PROCESSES(name) API nvmlReturn_t name(nvmlDevice_t handle, unsigned *count, void *list) { (void)list; return no_processes(handle, count); }
-PROCESSES(nvmlDeviceGetComputeRunningProcesses)
-PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2)
-PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3)
-PROCESSES(nvmlDeviceGetGraphicsRunningProcesses)
-PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2)
-PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
+typedef struct { unsigned pid; unsigned long long bytes; } nvmlProcessInfo_v1_t;
+typedef struct { unsigned pid; unsigned long long bytes; unsigned gpu_instance, compute_instance; } nvmlProcessInfo_t;
+
+static int of_type(nvmlDevice_t handle, char type)
+{
+    unsigned long long kib;
+    int i, kept = 0, count = sim_processes(handle, processes, MAX_PROCESSES, &kib);
+    for (i = 0; i < count; i++)
+        if (processes[i].type == type)
+            processes[kept++] = processes[i];
+    return kept;
+}
+
+static nvmlReturn_t list_processes(nvmlDevice_t handle, unsigned *count, void *list, char type, int version)
+{
+    unsigned room, i;
+    DEVICE(handle);
+    if (!count)
+        return INVALID_ARGUMENT;
+    room = *count;
+    *count = of_type(handle, type);
+    if (*count > room)
+        return INSUFFICIENT_SIZE;
+    for (i = 0; i < *count; i++) {
+        unsigned long long bytes = processes[i].kib * 1024ull;
+        if (version == 1) {
+            ((nvmlProcessInfo_v1_t *)list)[i] = (nvmlProcessInfo_v1_t){processes[i].pid, bytes};
+        } else
+            ((nvmlProcessInfo_t *)list)[i] = (nvmlProcessInfo_t){processes[i].pid, bytes, ~0u, ~0u};
+    }
+    return OK;
+}
+#define PROCESSES(name, type, version) \
+    API nvmlReturn_t name(nvmlDevice_t handle, unsigned *count, void *list) { return list_processes(handle, count, list, type, version); }
+PROCESSES(nvmlDeviceGetComputeRunningProcesses, 'C', 1)
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, 'C', 2)
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, 'C', 3)
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses, 'G', 1)
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, 'G', 2)
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, 'G', 3)
+
+/* The GPU's utilisation, in equal parts to those who compute on it: one sample of this moment for each. */
+typedef struct { unsigned pid; unsigned long long stamp; unsigned sm, memory, encoder, decoder; } nvmlProcessUtilizationSample_t;
+API nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t handle, nvmlProcessUtilizationSample_t *list, unsigned *count, unsigned long long since)
+{
+    struct timespec now = {0, 0};
+    unsigned long long stamp;
+    unsigned room, i;
+    DEVICE(handle);
+    if (!count)
+        return INVALID_ARGUMENT;
+    room = *count;
+    *count = of_type(handle, 'C');
+    syscall(SYS_clock_gettime, 0 /* CLOCK_REALTIME */, &now);
+    stamp = now.tv_sec * 1000000ull + now.tv_nsec / 1000;
+    if (!*count || stamp <= since)
+        return NOT_FOUND;
+    if (!list || *count > room)
+        return INSUFFICIENT_SIZE;
+    for (i = 0; i < *count; i++) {
+        unsigned share = busy(handle) / *count, memory = sim_metric(handle, "memory_utilization_percent", busy(handle) / 2) / *count;
+        list[i] = (nvmlProcessUtilizationSample_t){processes[i].pid, stamp, share, memory, 0, 0};
+    }
+    return OK;
+}
+
+API nvmlReturn_t nvmlSystemGetProcessName(unsigned pid, char *out, unsigned size)
+{
+    char path[64], text[4096];
+    READY();
+    snprintf(path, sizeof path, "/proc/%u/cmdline", pid);
+    if (sim_read(path, text, sizeof text) <= 0)
+        return NOT_FOUND;
+    return put(out, size, text); /* the first word: cmdline separates with zeros */
+}
 
 /* Present in the real library, not needed here. */
 #define STUB(name) API nvmlReturn_t name(void) { return references ? NOT_SUPPORTED : UNINITIALIZED; }

@@ -1,6 +1,6 @@
 /*
- * SIMULATED nvidia-smi: the table, -L, -q (short) and --query-gpu, over libnvidia-ml.so.1 as the real one, with
- * the real one's error texts and exit codes.
+ * SIMULATED nvidia-smi: the table, -L, -q (short), --query-gpu and --query-compute-apps, over libnvidia-ml.so.1 as
+ * the real one, with the real one's error texts and exit codes.
  *
  * It loads NVML at run time with old symbol versions, so that a binary built on Debian 12 also starts in an
  * Ubuntu 20.04 or Debian 11 container.
@@ -19,6 +19,7 @@ typedef void *handle_t;
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned gpu, memory; } utilisation_t;
+typedef struct { unsigned pid; unsigned long long bytes; unsigned gpu_instance, compute_instance; } process_t;
 
 static void *library;
 #define CALL(name, ...) ({ int (*f)() = (int (*)())dlsym(library, name); f ? f(__VA_ARGS__) : 13; })
@@ -33,7 +34,8 @@ struct gpu {
     handle_t handle;
     unsigned index, minor, temperature, power, limit, mig, mig_pending;
     int failed, mig_supported, ecc_supported, ecc, persistence, cc_major, cc_minor, power_failed, pstate;
-    unsigned long long ecc_errors;
+    unsigned limit_default, clock_sm, clock_memory, clock_sm_max, clock_memory_max;
+    unsigned long long ecc_errors[2], reasons; /* corrected, uncorrected */
     char name[96], uuid[96], serial[32], vbios[32];
     pci_t pci;
     memory_t memory;
@@ -66,6 +68,42 @@ static void read_gpu(struct gpu *gpu)
     gpu->mig_supported = !CALL("nvmlDeviceGetMigMode", gpu->handle, &gpu->mig, &gpu->mig_pending);
     gpu->ecc_supported = !CALL("nvmlDeviceGetEccMode", gpu->handle, &mode, &pending);
     gpu->ecc = mode;
+    CALL("nvmlDeviceGetTotalEccErrors", gpu->handle, 0, 0, &gpu->ecc_errors[0]);
+    CALL("nvmlDeviceGetTotalEccErrors", gpu->handle, 1, 0, &gpu->ecc_errors[1]);
+    CALL("nvmlDeviceGetPowerManagementDefaultLimit", gpu->handle, &gpu->limit_default);
+    CALL("nvmlDeviceGetClockInfo", gpu->handle, 1, &gpu->clock_sm);
+    CALL("nvmlDeviceGetClockInfo", gpu->handle, 2, &gpu->clock_memory);
+    CALL("nvmlDeviceGetMaxClockInfo", gpu->handle, 1, &gpu->clock_sm_max);
+    CALL("nvmlDeviceGetMaxClockInfo", gpu->handle, 2, &gpu->clock_memory_max);
+    CALL("nvmlDeviceGetCurrentClocksThrottleReasons", gpu->handle, &gpu->reasons);
+}
+
+/* NVML's bits, as --query-gpu calls them. */
+static const struct { const char *name; unsigned bit; } reasons[] = {
+    {"gpu_idle", 0x1},         {"applications_clocks_setting", 0x2}, {"sw_power_cap", 0x4},
+    {"hw_slowdown", 0x8},      {"sync_boost", 0x10},                 {"sw_thermal_slowdown", 0x20},
+    {"hw_thermal_slowdown", 0x40}, {"hw_power_brake_slowdown", 0x80},
+};
+
+/* clocks_throttle_reasons.X, which is clocks_event_reasons.X today */
+static int write_reason(char *out, int size, struct gpu *gpu, const char *field)
+{
+    const char *name = !strncmp(field, "clocks_throttle_reasons.", 24) ? field + 24
+                       : !strncmp(field, "clocks_event_reasons.", 21) ? field + 21 : 0;
+    unsigned i;
+    if (!name)
+        return 0;
+    if (!strcmp(name, "active")) snprintf(out, size, "0x%016llX", gpu->reasons);
+    else if (!strcmp(name, "supported")) snprintf(out, size, "0x%016llX", 0x1ffull);
+    else {
+        for (i = 0; i < sizeof reasons / sizeof *reasons; i++)
+            if (!strcmp(name, reasons[i].name)) {
+                snprintf(out, size, gpu->reasons & reasons[i].bit ? "Active" : "Not Active");
+                return 1;
+            }
+        return 0;
+    }
+    return 1;
 }
 
 static void write_plain(char *out, int size, struct gpu *gpu, const char *field, const char **unit)
@@ -90,8 +128,21 @@ static void write_plain(char *out, int size, struct gpu *gpu, const char *field,
     else if (!strcmp(field, "utilization.gpu")) snprintf(out, size, "%u", gpu->utilisation.gpu), *unit = " %";
     else if (!strcmp(field, "utilization.memory")) snprintf(out, size, "%u", gpu->utilisation.memory), *unit = " %";
     else if (!strcmp(field, "temperature.gpu")) snprintf(out, size, "%u", gpu->temperature);
-    else if (!strcmp(field, "power.draw")) snprintf(out, size, "%u.%02u", gpu->power / 1000, gpu->power % 1000 / 10), *unit = " W";
-    else if (!strcmp(field, "power.limit")) snprintf(out, size, "%u.%02u", gpu->limit / 1000, gpu->limit % 1000 / 10), *unit = " W";
+    else if (!strcmp(field, "power.draw") || !strcmp(field, "power.draw.instant") || !strcmp(field, "power.draw.average")) snprintf(out, size, "%u.%02u", gpu->power / 1000, gpu->power % 1000 / 10), *unit = " W";
+    else if (!strcmp(field, "power.limit") || !strcmp(field, "enforced.power.limit")) snprintf(out, size, "%u.%02u", gpu->limit / 1000, gpu->limit % 1000 / 10), *unit = " W";
+    else if (!strcmp(field, "power.default_limit") || !strcmp(field, "power.max_limit")) snprintf(out, size, "%u.%02u", gpu->limit_default / 1000, gpu->limit_default % 1000 / 10), *unit = " W";
+    else if (!strcmp(field, "clocks.sm") || !strcmp(field, "clocks.gr") || !strcmp(field, "clocks.current.sm") || !strcmp(field, "clocks.current.graphics")) snprintf(out, size, "%u", gpu->clock_sm), *unit = " MHz";
+    else if (!strcmp(field, "clocks.mem") || !strcmp(field, "clocks.current.memory")) snprintf(out, size, "%u", gpu->clock_memory), *unit = " MHz";
+    else if (!strcmp(field, "clocks.max.sm") || !strcmp(field, "clocks.max.gr")) snprintf(out, size, "%u", gpu->clock_sm_max), *unit = " MHz";
+    else if (!strcmp(field, "clocks.max.mem") || !strcmp(field, "clocks.max.memory")) snprintf(out, size, "%u", gpu->clock_memory_max), *unit = " MHz";
+    else if (!strcmp(field, "fan.speed") || !strcmp(field, "temperature.memory")) snprintf(out, size, "[N/A]");
+    else if (!strncmp(field, "ecc.errors.corrected.", 21) && !strcmp(field + strlen(field) - 6, ".total")) snprintf(out, size, gpu->ecc_supported ? "%llu" : "[N/A]", gpu->ecc_errors[0]);
+    else if (!strncmp(field, "ecc.errors.uncorrected.", 23) && !strcmp(field + strlen(field) - 6, ".total")) snprintf(out, size, gpu->ecc_supported ? "%llu" : "[N/A]", gpu->ecc_errors[1]);
+    else if (!strcmp(field, "timestamp")) {
+        time_t now = time(0);
+        strftime(out, size, "%Y/%m/%d %H:%M:%S.000", localtime(&now));
+    }
+    else if (write_reason(out, size, gpu, field)) ;
     else if (!strcmp(field, "compute_cap")) snprintf(out, size, "%d.%d", gpu->cc_major, gpu->cc_minor);
     else if (!strcmp(field, "compute_mode")) snprintf(out, size, "Default");
     else if (!strcmp(field, "pstate")) snprintf(out, size, "P%d", gpu->pstate);
@@ -108,7 +159,9 @@ static const char *header_unit(const char *field)
 {
     if (!strncmp(field, "memory.", 7)) return " [MiB]";
     if (!strncmp(field, "utilization.", 12)) return " [%]";
-    if (!strncmp(field, "power.", 6)) return " [W]";
+    if (!strncmp(field, "power.", 6) || !strncmp(field, "enforced.power.", 15)) return " [W]";
+    if (!strncmp(field, "clocks.", 7)) return " [MHz]";
+    if (!strcmp(field, "used_memory") || !strcmp(field, "used_gpu_memory")) return " [MiB]";
     return "";
 }
 
@@ -152,12 +205,69 @@ static int query(const char *fields, const char *format, struct gpu **chosen, in
     return 0;
 }
 
+static process_t processes[512];
+
+/* Those who compute on a GPU, or draw with it; 0 also where the driver keeps it to itself. */
+static int read_processes(struct gpu *gpu, int graphics)
+{
+    unsigned count = 512;
+    if (CALL(graphics ? "nvmlDeviceGetGraphicsRunningProcesses_v3" : "nvmlDeviceGetComputeRunningProcesses_v3", gpu->handle, &count, processes))
+        return 0;
+    return (int)count;
+}
+
+static void process_name(unsigned pid, char *out, int size)
+{
+    if (CALL("nvmlSystemGetProcessName", pid, out, (unsigned)size))
+        snprintf(out, size, "[Not Found]");
+}
+
+static int query_processes(const char *fields, const char *format, struct gpu **chosen, int count)
+{
+    char copy[1024], name[1024], *list[32], *at;
+    int n = 0, i, g, p, found, header, units;
+    snprintf(copy, sizeof copy, "%s", fields);
+    for (at = strtok(copy, ", "); at && n < 32; at = strtok(0, ", "))
+        list[n++] = at;
+    for (i = 0; i < n; i++)
+        if (strcmp(list[i], "pid") && strcmp(list[i], "process_name") && strcmp(list[i], "name") && strcmp(list[i], "used_memory") &&
+            strcmp(list[i], "used_gpu_memory") && strcmp(list[i], "gpu_uuid") && strcmp(list[i], "gpu_bus_id") && strcmp(list[i], "gpu_name") &&
+            strcmp(list[i], "gpu_serial") && strcmp(list[i], "timestamp")) {
+            printf("Field \"%s\" is not a valid field to query.\n\n", list[i]);
+            return 2;
+        }
+    if (!format || strncmp(format, "csv", 3)) {
+        printf("\"--format=\" switch is missing. Run 'nvidia-smi -h' for help\n");
+        return 2;
+    }
+    header = !strstr(format, "noheader");
+    units = !strstr(format, "nounits");
+    for (i = 0; header && i < n; i++)
+        printf("%s%s%s%s", i ? ", " : "", strcmp(list[i], "used_memory") ? list[i] : "used_gpu_memory", header_unit(list[i]), i == n - 1 ? "\n" : "");
+    for (g = 0; g < count; g++)
+        for (found = read_processes(chosen[g], 0), p = 0; p < found; p++)
+            for (i = 0; i < n; i++) {
+                const char *unit = "", *end = i == n - 1 ? "\n" : ", ";
+                if (!strcmp(list[i], "pid")) printf("%u%s", processes[p].pid, end);
+                else if (!strcmp(list[i], "process_name") || !strcmp(list[i], "name")) {
+                    process_name(processes[p].pid, name, sizeof name);
+                    printf("%s%s", name, end);
+                } else if (!strcmp(list[i], "used_memory") || !strcmp(list[i], "used_gpu_memory"))
+                    printf("%llu%s%s", processes[p].bytes >> 20, units ? " MiB" : "", end);
+                else {
+                    write_plain(name, sizeof name, chosen[g], list[i], &unit);
+                    printf("%s%s", name, end);
+                }
+            }
+    return 0;
+}
+
 static void table(struct gpu **chosen, int count)
 {
     char stamp[64], cuda[16], memory[40], power[40], ecc[24], left[32];
     const char *line = "+-----------------------------------------+------------------------+----------------------+";
     time_t now = time(0);
-    int i;
+    int i, shown = 0;
     strftime(stamp, sizeof stamp, "%a %b %e %H:%M:%S %Y", localtime(&now));
     snprintf(cuda, sizeof cuda, "%d.%d", cuda_version / 1000, cuda_version % 1000 / 10);
     printf("%-31s\n", stamp);
@@ -175,7 +285,7 @@ static void table(struct gpu **chosen, int count)
         snprintf(memory, sizeof memory, "%8lluMiB / %6lluMiB", gpu->memory.used >> 20, gpu->memory.total >> 20);
         snprintf(power, sizeof power, "%uW / %4uW", gpu->power / 1000, gpu->limit / 1000);
         snprintf(left, sizeof left, " N/A%5uC    P%d", gpu->temperature, gpu->pstate);
-        snprintf(ecc, sizeof ecc, gpu->ecc_supported && gpu->ecc ? "%llu" : "N/A", gpu->ecc_errors);
+        snprintf(ecc, sizeof ecc, gpu->ecc_supported && gpu->ecc ? "%llu" : "N/A", gpu->ecc_errors[1]);
         printf("|%4u  %-24s %9s | %18s Off | %20s |\n", gpu->index, name, gpu->persistence ? "On" : "Off", gpu->pci.bus_id, ecc);
         printf("|%-17s%23s |%s |%7u%%      Default |\n", left, power, memory, gpu->utilisation.gpu);
         printf("|                                         |                        | %20s |\n",
@@ -199,7 +309,23 @@ static void table(struct gpu **chosen, int count)
     printf("|  GPU   GI   CI              PID   Type   Process name                        GPU Memory |\n");
     printf("|        ID   ID                                                               Usage      |\n");
     printf("|=========================================================================================|\n");
-    printf("|  No running processes found                                                             |\n");
+    for (i = 0; i < count; i++) {
+        int graphics, p, found;
+        for (graphics = 0; graphics < 2; graphics++)
+            for (found = read_processes(chosen[i], graphics), p = 0; p < found; p++, shown++) {
+                char name[1024], used[32];
+                const char *from = name;
+                process_name(processes[p].pid, name, sizeof name);
+                if (strlen(name) > 35) { /* the end tells more */
+                    from = name + strlen(name) - 35;
+                    memcpy((char *)from, "...", 3);
+                }
+                snprintf(used, sizeof used, "%lluMiB", processes[p].bytes >> 20);
+                printf("|%5u   N/A  N/A %15u %6s   %-35s %10s |\n", chosen[i]->index, processes[p].pid, graphics ? "G" : "C", from, used);
+            }
+    }
+    if (!shown)
+        printf("|  No running processes found                                                             |\n");
     printf("+-----------------------------------------------------------------------------------------+\n");
 }
 
@@ -225,7 +351,10 @@ static void details(struct gpu **chosen, int count)
         printf("    FB Memory Usage\n        %-34s: %llu MiB\n        %-34s: %llu MiB\n        %-34s: %llu MiB\n", "Total",
                gpu->memory.total >> 20, "Used", gpu->memory.used >> 20, "Free", gpu->memory.free >> 20);
         printf("    Utilization\n        %-34s: %u %%\n", "GPU", gpu->utilisation.gpu);
-        printf("    Temperature\n        %-34s: %u C\n\n", "GPU Current Temp", gpu->temperature);
+        printf("    Temperature\n        %-34s: %u C\n", "GPU Current Temp", gpu->temperature);
+        printf("    GPU Power Readings\n        %-34s: %u.%02u W\n        %-34s: %u.%02u W\n", "Power Draw", gpu->power / 1000,
+               gpu->power % 1000 / 10, "Current Power Limit", gpu->limit / 1000, gpu->limit % 1000 / 10);
+        printf("    Clocks\n        %-34s: %u MHz\n        %-34s: %u MHz\n\n", "SM", gpu->clock_sm, "Memory", gpu->clock_memory);
     }
 }
 
@@ -239,7 +368,7 @@ static int matches(struct gpu *gpu, const char *wanted)
 
 static int smi(int argc, char **argv)
 {
-    const char *fields = 0, *format = 0, *wanted = 0;
+    const char *fields = 0, *apps = 0, *format = 0, *wanted = 0;
     int list = 0, full = 0, result, i, count = 0;
     unsigned n = 0;
     struct gpu *chosen[64];
@@ -247,6 +376,7 @@ static int smi(int argc, char **argv)
     for (i = 1; i < argc; i++) {
         const char *arg = argv[i];
         if (!strncmp(arg, "--query-gpu=", 12)) fields = arg + 12;
+        else if (!strncmp(arg, "--query-compute-apps=", 21)) apps = arg + 21;
         else if (!strncmp(arg, "--format=", 9)) format = arg + 9;
         else if (!strcmp(arg, "-L") || !strcmp(arg, "--list-gpus")) list = 1;
         else if (!strcmp(arg, "-q") || !strcmp(arg, "--query")) full = 1;
@@ -255,7 +385,7 @@ static int smi(int argc, char **argv)
         else if (!strcmp(arg, "--version")) full = 2;
         else if (!strcmp(arg, "-h") || !strcmp(arg, "--help")) {
             printf("NVIDIA System Management Interface (SIMULATED for gpuready's lab)\n\n"
-                   "nvidia-smi [-L | -q | --query-gpu=FIELDS --format=csv[,noheader][,nounits]] [-i ID]\n");
+                   "nvidia-smi [-L | -q | --query-gpu=FIELDS | --query-compute-apps=FIELDS] [--format=csv[,noheader][,nounits]] [-i ID]\n");
             return 0;
         } else {
             printf("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n\n");
@@ -326,6 +456,8 @@ static int smi(int argc, char **argv)
             printf("GPU %u: %s (UUID: %s)\n", chosen[i]->index, chosen[i]->name, chosen[i]->uuid);
     } else if (fields)
         return query(fields, format, chosen, count);
+    else if (apps)
+        return query_processes(apps, format, chosen, count);
     else if (full)
         details(chosen, count);
     else
