@@ -83,7 +83,7 @@ def test_check_mode_with_everything_wanted_fails_nothing_and_changes_nothing(lif
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "key_that_is_private": (
         {"gpu_workbench_users": [user(authorized_keys=["-----BEGIN OPENSSH " + "PRIVATE KEY-----\nabc"])]},
-        ("gpu_workbench_users", "alice", "public"),
+        ("gpu_workbench_users", "alice", "private key"),
     ),
     "key_file_that_is_missing": (
         {"gpu_workbench_users": [user(authorized_keys=["/nowhere/id_ed25519.pub"])]},
