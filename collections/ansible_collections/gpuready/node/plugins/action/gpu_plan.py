@@ -14,7 +14,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import transform_to_native_types
-from ansible_collections.gpuready.node.plugins.module_utils import variables, venvs
+from ansible_collections.gpuready.node.plugins.module_utils import variables, venvs, workbenches
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
 from ansible_collections.gpuready.node.plugins.module_utils.catalog import annotate, load_catalog
 from ansible_collections.gpuready.node.plugins.module_utils.planner import plan as make_plan
@@ -24,6 +24,11 @@ from ansible_collections.gpuready.node.plugins.module_utils.wishes import DEFAUL
 display = Display()
 
 ARGUMENTS = {"observed": {"type": "dict"}}
+
+
+def _read_here(path: str) -> str:
+    """A file of the controller."""
+    return Path(path).expanduser().read_text(encoding="utf-8")
 
 
 class ActionModule(ActionBase):
@@ -122,6 +127,11 @@ class ActionModule(ActionBase):
             for name in DEFAULT_WISHES
             if name in task_vars
         }
+        if workbenches.USERS in given:
+            try:
+                given[workbenches.USERS] = workbenches.read_key_files(given[workbenches.USERS], _read_here)
+            except workbenches.KeyFileError as error:
+                raise AnsibleActionFail(str(error), obj=task_vars[workbenches.USERS]) from None
         wishes, problems = check(given)
         if problems:
             raise AnsibleActionFail(
@@ -146,6 +156,11 @@ class ActionModule(ActionBase):
             module_args={
                 "endpoints": variables.endpoints(wishes),
                 "interpreters": venvs.interpreters(wishes["framework_venv_environments"]),
+                **(
+                    {"textfile_directory": wishes["gpu_health_textfile_directory"]}
+                    if wishes["gpu_health_enabled"]
+                    else {}
+                ),
             },
             task_vars=task_vars,
         )

@@ -12,6 +12,7 @@ import datetime
 import json
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from . import watch_cli
@@ -75,6 +76,7 @@ def _value(name: str, text: str) -> Any:
 def _wishes(options: argparse.Namespace) -> Dict[str, Any]:
     import yaml
 
+    from . import workbenches
     from .wishes import WishError, complete
 
     given: Dict[str, Any] = {}
@@ -92,7 +94,13 @@ def _wishes(options: argparse.Namespace) -> Dict[str, Any]:
             raise Trouble("--wish %s: write it as VARIABLE=VALUE" % item)
         given[name.strip()] = _value(name.strip(), text)
     try:
+        if workbenches.USERS in given:
+            given[workbenches.USERS] = workbenches.read_key_files(
+                given[workbenches.USERS], lambda path: Path(path).expanduser().read_text(encoding="utf-8")
+            )
         return complete(given)
+    except workbenches.KeyFileError as error:
+        raise Trouble(one_line([str(error)])) from error
     except WishError as error:
         raise Trouble(
             one_line(["%s (%s)" % (p.what, " or ".join(p.options)) for p in error.problems])
