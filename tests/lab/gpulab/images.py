@@ -24,6 +24,8 @@ CUDA = rootfs.Recipe(
     updates=False,
     packages=(
         "python3",
+        # pip does not start without it; the official image has it, too.
+        "python3-distutils",
         "ca-certificates",
         "libcudart11.0",
         "libcublas11",
