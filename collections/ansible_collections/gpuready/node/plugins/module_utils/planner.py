@@ -15,7 +15,7 @@ from .draft import ACTIONS, Draft, listing, lists_are_old
 from .passthrough import PASSTHROUGH
 from .plan_driver import plan_driver
 from .plan_framework import choose_workloads, driver_only, plan_images
-from .plan_health import plan_health
+from .plan_health import health_packages, plan_health
 from .plan_kernel import plan_reboot, reboot_row
 from .plan_recipes import describe_recipes, plan_recipes
 from .plan_runtime import docker_packages, plan_cdi, plan_runtime
@@ -31,7 +31,7 @@ NEW_SOURCES = {
     "docker.source": "Docker's source",
     "driver.source": "the driver's source",
 }
-INSTALLING = ("docker.install", "toolkit.install", "driver.install", "venv.packages")
+INSTALLING = ("docker.install", "toolkit.install", "driver.install", "venv.packages", "health.packages")
 
 
 def plan(
@@ -228,7 +228,11 @@ def _plan_apt(work: Draft) -> None:
 
 def _unknown_packages(work: Draft) -> Dict[str, List[str]]:
     """Per action, the packages to be installed that apt has never heard of."""
-    wanted = {"toolkit.install": work.catalog.toolkit.packages, "docker.install": docker_packages(work)}
+    wanted = {
+        "toolkit.install": work.catalog.toolkit.packages,
+        "docker.install": docker_packages(work),
+        "health.packages": health_packages(work),
+    }
     found = {}
     for identifier, names in wanted.items():
         if identifier in work.actions:
@@ -238,16 +242,21 @@ def _unknown_packages(work: Draft) -> Dict[str, List[str]]:
 
 def _refuse_unknown(work: Draft, identifier: str, names: List[str]) -> None:
     role, layer = ACTIONS[identifier]
-    toolkit = identifier == "toolkit.install"
+    repository = work.wishes["nvidia_container_toolkit_repo_url"]
+    options = {
+        "toolkit.install": ["check nvidia_container_toolkit_repo_url (%s)" % repository],
+        "docker.install": ["enable Ubuntu's component universe, or set docker_engine_source: docker_ce"],
+        "health.packages": [
+            "enable Ubuntu's component universe",
+            "install a node_exporter yourself, and name its directory in gpu_health_textfile_directory",
+            "set gpu_health_exporter: none",
+        ],
+    }
     work.refuse(
         "%s.not_installable" % identifier.split(".")[0],
         layer,
         role,
         "apt on %s knows no package %s" % (work.host, listing(names)),
         ["its lists are fresh, and no enabled source has it"],
-        [
-            "check nvidia_container_toolkit_repo_url (%s)" % work.wishes["nvidia_container_toolkit_repo_url"]
-            if toolkit
-            else "enable Ubuntu's component universe, or set docker_engine_source: docker_ce"
-        ],
+        options[identifier],
     )

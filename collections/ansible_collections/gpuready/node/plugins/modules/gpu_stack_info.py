@@ -37,6 +37,11 @@ options:
     type: list
     elements: path
     default: []
+  textfile_directory:
+    description:
+      - The directory that node_exporter's textfile collector reads, or is to read. Whether it is there is
+        reported.
+    type: path
   timeout_seconds:
     description:
       - How long one external command, or one answer of the Docker Engine, may take, in seconds. A TCP connect
@@ -190,6 +195,7 @@ def main() -> None:
                 },
             },
             "interpreters": {"type": "list", "elements": "path", "default": []},
+            "textfile_directory": {"type": "path"},
             "timeout_seconds": {"type": "float", "default": 10.0},
         },
         supports_check_mode=True,
@@ -204,7 +210,10 @@ def main() -> None:
             split_address(endpoint["address"])
         except ValueError as error:
             module.fail_json(msg="endpoints: the address of '%s': %s" % (endpoint["name"], error))
-    observed = observe(Node(timeout=timeout), module.params["endpoints"], module.params["interpreters"])
+    asked = module.params
+    observed = observe(
+        Node(timeout=timeout), asked["endpoints"], asked["interpreters"], asked["textfile_directory"]
+    )
     module.exit_json(changed=False, gpu_stack=observed)
 
 

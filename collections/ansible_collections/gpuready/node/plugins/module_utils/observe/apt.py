@@ -39,6 +39,7 @@ NAMES = (
     "linux-headers-generic",
     "linux-headers-virtual",
     "mokutil",
+    "prometheus-node-exporter",
     "runc",
 )
 # The driver's packages and the container toolkit's, in the names of Ubuntu, Debian and NVIDIA. All names
