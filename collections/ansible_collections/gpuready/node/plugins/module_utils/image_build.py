@@ -95,7 +95,7 @@ def reason(printed: str) -> Reason:
     """Why a build ended badly; `unknown` when its words are not known."""
     text = "\n".join(lines_of(printed))
     for word, pattern, what in _REASONS:
-        found = re.search(pattern, text)
+        found = re.search(pattern, text, re.IGNORECASE)
         if found:
             groups = [group for group in found.groups() if group] or [""]
             said = what.format(*[without_secrets(group.strip().rstrip(".")) for group in (*groups, "")])

@@ -17,6 +17,9 @@ CATALOG = load_catalog()
 WISHES: dict[str, Any] = {
     "docker_engine_daemon_config": {"insecure-registries": ["registry:5000"], "log-driver": "journald"},
     "docker_engine_source": "docker_ce",
+    "framework_image_recipes": [
+        {"name": "tf-notebook", "base": "tensorflow-2.9", "jupyter": True, "ssh": True, "pip": ["pandas<3"]}
+    ],
 }
 VERSION = "580.95.05"
 
@@ -154,6 +157,27 @@ def _fabric(**state: Any) -> Damage:
     return damage
 
 
+def _derived(node: Node) -> Node:
+    return next(image for image in node["framework"]["images"] if image["ref"].startswith("gpuready/"))
+
+
+def _label(name: str, value: str | None) -> Damage:
+    def damage(node: Node) -> None:
+        labels = _derived(node)["labels"]
+        assert labels[name]
+        labels[name] = value
+        if value is None:
+            del labels[name]
+
+    return damage
+
+
+def _former_image(node: Node) -> None:
+    former = copy.deepcopy(_derived(node))
+    former.update(ref="gpuready/tf-notebook:000000000000", id="sha256:former")
+    node["framework"]["images"].append(former)
+
+
 # what, how, which actions must come back
 DAMAGES: list[tuple[str, Damage, list[str]]] = [
     ("dpkg interrupted", lambda n: n["apt"].update(dpkg_interrupted=True), ["apt.finish_dpkg"]),
@@ -203,7 +227,12 @@ DAMAGES: list[tuple[str, Damage, list[str]]] = [
         lambda n: _toolkit(n).update(hook_newer_than_dockerd=True),
         ["docker.restart"],
     ),
-    ("image removed", lambda n: n["framework"].update(images=[]), ["image.fetch"]),
+    ("images removed", lambda n: n["framework"].update(images=[]), ["image.fetch", "image.build"]),
+    ("derived image removed", lambda n: n["framework"]["images"].remove(_derived(n)), ["image.build"]),
+    ("derived image of another base", _label("io.gpuready.base", "sha256:other"), ["image.build"]),
+    ("derived image of another recipe", _label("io.gpuready.recipe_hash", "0" * 64), ["image.build"]),
+    ("derived image that was never checked", _label("io.gpuready.checked", None), ["image.build"]),
+    ("derived image that nothing wants", _former_image, ["image.prune"]),
     (
         "guard file changed",
         lambda n: n["apt"]["unattended_upgrades"].update(guard_file=False),
