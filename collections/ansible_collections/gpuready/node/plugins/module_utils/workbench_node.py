@@ -102,7 +102,7 @@ class Workbenches:
         self.start_timeout, self.run, self.sleep = start_timeout, run, sleep
         self.changed: List[str] = []  # what was done, for people
         self.homes_made: List[str] = []
-        self.folders_made: List[str] = []
+        self.folders_made: List[str] = []  # the users' own ones as well
 
     # present ------------------------------------------------------------------------------------------------
 
@@ -258,6 +258,8 @@ class Workbenches:
             missing.append(parent)
             parent = os.path.dirname(parent)
         for folder in reversed(missing):
+            if folder in self.folders_made:
+                continue  # in check mode it is still not there
             self._note("made %s" % folder)
             self.folders_made.append(folder)
             if not self.check:

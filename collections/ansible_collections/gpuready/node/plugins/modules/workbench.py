@@ -166,7 +166,12 @@ def main() -> None:
         "changed": bool(benches.changed),
         "done": benches.changed,
         "homes_made": benches.homes_made,
-        "folders_made": benches.folders_made,
+        # Those of the users go with their workbenches.
+        "folders_made": [
+            path
+            for path in benches.folders_made
+            if not any((path + "/").startswith(row["folder"] + "/") for row in rows)
+        ],
         "diff": diff,
     }
     if problem is not None:
