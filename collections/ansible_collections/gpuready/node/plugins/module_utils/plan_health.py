@@ -278,33 +278,44 @@ def _config(work: Draft) -> Dict[str, Any]:
 def _expected(work: Draft) -> Dict[str, Any]:
     """What of the plan can be seen on the node. What the plan does not know yet is left out, and comes with
     the plan after the installation."""
-    driver = work.driver
     runtime = work.runtime or {}
     toolkit = runtime.get("toolkit") or {}
     cdi = toolkit.get("cdi") or {}
-    images = {row["ref"]: row.get("id") for row in work.see("framework", "images") or []}
     return {
         "gpus": expected_gpus(dict(work.observed)),
-        "driver": driver
-        and {
-            "version": driver["version"],
-            "flavour": driver["flavour"],
-            "packages": {row["name"]: row["version"] for row in driver["packages"]},
-            "holds": driver["holds"] if work.wishes["nvidia_driver_hold_enabled"] else [],
-            "persistenced": work.wishes["nvidia_driver_persistenced_enabled"],
-        },
+        "driver": _expected_driver(work),
         "docker": {"runtime": "nvidia" if toolkit.get("runtime") else None},
         "toolkit": {
             "packages": {row["name"]: row["version"] for row in toolkit.get("packages") or []},
-            "cdi": cdi.get("spec") if cdi.get("enabled") else None,
+            "cdi": bool(cdi.get("enabled")),
         },
-        "images": [
-            {"ref": row["image"], "id": images.get(row["image"])}
-            for row in work.workload_rows
-            if row.get("image")
-        ],
+        # Which of its versions is the right one, the last verification on the node says.
+        "images": [row["image"] for row in work.workload_rows if row.get("image")],
         "venvs": [{"name": row["name"], "path": row["path"], "hash": row.get("hash")} for row in work.venvs],
         "units": sorted(row["unit"] for row in (work.workbench or {}).get("users") or []),
+    }
+
+
+def _expected_driver(work: Draft) -> Optional[Dict[str, Any]]:
+    driver = work.driver
+    if driver is None:
+        return None
+    # The fabric manager's own row says more than its package could.
+    packages = {
+        row["name"]: row["version"] for row in driver["packages"] if "fabricmanager" not in row["name"]
+    }
+    installed = {row["name"] for row in work.see("driver", "packages") or [] if row["status"] == "installed"}
+    holds = [
+        name
+        for name in driver["holds"]
+        if name in packages or (name in installed and "fabricmanager" not in name)
+    ]
+    return {
+        "version": driver["version"],
+        "flavour": driver["flavour"],
+        "packages": packages,
+        "holds": holds if work.wishes["nvidia_driver_hold_enabled"] else [],
+        "persistenced": work.wishes["nvidia_driver_persistenced_enabled"],
     }
 
 

@@ -10,9 +10,10 @@ import copy
 import fnmatch
 from typing import Any
 
-from gpuready import aptpins, recipes
+from gpuready import aptpins, owned_files, recipes
 from gpuready.catalog import Catalog, Family, PackageSource, load_catalog
 from gpuready.driver_options import names
+from gpuready.health import build
 from gpuready.plan_recipes import base_of
 from gpuready.planner import plan
 from gpuready.versions import Version, driver_branch, driver_version
@@ -60,6 +61,7 @@ def apply(node: Node, plan: Node, hidden: Node | None = None) -> Node:
     driver(node, plan, done)
     cdi(node, plan, done)
     derived_images(node, plan, done)
+    health(node, plan, done)
     return node
 
 
@@ -243,6 +245,40 @@ def cdi(node: Node, plan: Node, done: list[str]) -> None:
         spec.update(device_nodes=list(node["driver"]["device_nodes"]), wrong_devices=[])
         specs = node["container_runtime"]["cdi"]["specs"]
         node["container_runtime"]["cdi"]["specs"] = [s for s in specs if s["path"] != path] + [spec]
+
+
+# what watches the node ----------------------------------------------------------------------------------
+
+
+def health(node: Node, plan: Node, done: list[str]) -> None:
+    files, units = node["application"]["files"], node["application"]["units"]
+    wanted = plan["health"]
+    if "health.packages" in done:
+        node["apt"]["candidates"].setdefault("prometheus-node-exporter", offer("1.3.1-1"))
+        state = node["application"]["health"]
+        state["node_exporter"].update(installed=True, package=True, active=True)
+        state["textfile_directory"] = True
+    if "health.configure" in done:
+        for path in wanted["surplus"]:
+            files.pop(path, None)
+            units.pop(path.rpartition("/")[2], None)
+        for row in wanted["files"]:
+            files[row["path"]] = owned_file(row["mode"], owned_files.sha256_of(row["content"]))
+        for row in wanted["program"]:
+            files[row["path"]] = owned_file(row["mode"], row["sha256"])
+    if {"health.configure", "health.start"} & set(done):
+        for name in wanted["units"]:
+            units[name] = {"active": True, "enabled": True, "sub_state": "running", "result": "success"}
+    if "health.remove" in done:
+        for path in [path for path in files if "/gpuready-health" in path or "/gpuready/health/" in path]:
+            del files[path]
+        files.pop(build.BINDINGS, None)
+        for name in [name for name in units if name.startswith("gpuready-health-")]:
+            del units[name]
+
+
+def owned_file(mode: str, digest: str) -> Node:
+    return {"sha256": digest, "mode": mode, "owner": "root", "link": None}
 
 
 # the driver ---------------------------------------------------------------------------------------------

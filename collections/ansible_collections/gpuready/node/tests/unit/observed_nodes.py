@@ -204,6 +204,17 @@ def gpu(device_id: str, pci: str = "0000:3b:00.0", driver: str | None = None) ->
     }
 
 
+def unwatched() -> Node:
+    """Nobody watches this node, and no node_exporter is there."""
+    return {
+        "program": None,
+        "last_check": None,
+        "last_verify": None,
+        "textfile_directory": None,
+        "node_exporter": {"installed": False, "package": False, "active": False, "directory": None},
+    }
+
+
 def bare(
     *gpus: str,
     version_id: str = "22.04",
@@ -311,7 +322,7 @@ def bare(
             "venvs": [],
             "pythons": [{"path": "/usr/bin/python3", "version": PYTHONS[codename], "venv": False}],
         },
-        "application": {"files": {}, "units": {}, "listening": [], "workbenches": [], "health": None},
+        "application": {"files": {}, "units": {}, "listening": [], "workbenches": [], "health": unwatched()},
         "apt": {
             "lists_age_seconds": 120.5,
             "sources": [

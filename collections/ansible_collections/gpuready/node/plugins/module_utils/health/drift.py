@@ -40,8 +40,12 @@ class Rows:
         )
 
 
-def drift(expected: Mapping[str, Any], observed: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    """A row per expectation that can be answered, drifted or not."""
+def drift(
+    expected: Mapping[str, Any],
+    observed: Mapping[str, Any],
+    verified: Optional[Mapping[str, Optional[str]]] = None,
+) -> List[Dict[str, Any]]:
+    """A row per expectation that can be answered. `verified`: image → its id when it was last verified."""
     out = Rows()
     if expected.get("gpus") is not None:
         gpus = see(observed, "host", "gpus")
@@ -55,7 +59,7 @@ def drift(expected: Mapping[str, Any], observed: Mapping[str, Any]) -> List[Dict
         _docker(out, expected["docker"], observed)
     if expected.get("toolkit"):
         _toolkit(out, expected["toolkit"], observed)
-    _images(out, expected.get("images") or [], observed)
+    _images(out, expected.get("images") or [], verified or {}, observed)
     _venvs(out, expected.get("venvs") or [], observed)
     units = see(observed, "application", "units")
     for name in expected.get("units") or []:
@@ -101,6 +105,10 @@ def _driver(out: Rows, expected: Mapping[str, Any], observed: Mapping[str, Any])
         module = _part(observed, "driver.on_disk_next_boot", "driver", "on_disk_next_boot")
         found = module if module is UNKNOWN else see(module, "version")
         out.compare(HOST, "driver_next_boot", version, found)
+    fabric = see(observed, "driver", "fabricmanager") or {}
+    if fabric.get("installed"):
+        found = "%s, %s" % (fabric.get("version"), "active" if fabric.get("active") else "not active")
+        out.compare(HOST, "fabricmanager", "%s, active" % version, found)
     if expected.get("persistenced"):
         found = see(observed, "driver", "persistenced", "active")
         out.compare(HOST, "persistenced", True, UNKNOWN if found is None else found)
@@ -153,21 +161,22 @@ def _toolkit(out: Rows, expected: Mapping[str, Any], observed: Mapping[str, Any]
         specs = see(observed, "container_runtime", "cdi", "specs")
         found: Any = UNKNOWN
         if specs is not None:
-            rows = [row for row in specs if row.get("path") == expected["cdi"]]
-            found = "missing" if not rows else "stale" if rows[0].get("stale") else "current"
+            states = [bool(row.get("stale")) for row in specs if row.get("kind") == "nvidia.com/gpu"]
+            found = "missing" if not states else "stale" if all(states) else "current"
         out.compare(RUNTIME, "cdi", "current", found)
 
 
-def _images(out: Rows, expected: List[Mapping[str, Any]], observed: Mapping[str, Any]) -> None:
+def _images(
+    out: Rows, expected: List[str], verified: Mapping[str, Optional[str]], observed: Mapping[str, Any]
+) -> None:
+    """An image is to be there, and to be the one whose framework saw its GPUs the last time."""
     images = see(observed, "framework", "images")
     if images is None:
         return
     have = {row["ref"]: row.get("id") for row in images}
-    for row in expected:
-        found = have.get(row["ref"])
-        # An image whose id the plan did not know has only to be there.
-        wanted = row.get("id") or found or "any"
-        out.compare(FRAMEWORK, "image:" + row["ref"], wanted, found)
+    for ref in expected:
+        found = have.get(ref)
+        out.compare(FRAMEWORK, "image:" + ref, verified.get(ref) or found or "any", found)
 
 
 def _venvs(out: Rows, expected: List[Mapping[str, Any]], observed: Mapping[str, Any]) -> None:

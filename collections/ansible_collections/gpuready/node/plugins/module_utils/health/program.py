@@ -101,7 +101,7 @@ def metrics(places: Places) -> str:
 
 
 def _named(nvml: Mapping[str, Any], before: Mapping[str, Any]) -> Dict[str, Any]:
-    """Address → labels of this boot's GPUs. One that is lost has only its index left, and gets its name back."""
+    """Address → labels of this boot's GPUs. A lost one has only its index left, and gets its name back."""
     gpus = dict(before)
     by_index = {row["gpu"]: row for row in before.values()}
     for gpu in nvml["gpus"] or []:
@@ -170,7 +170,10 @@ def check(places: Places) -> Dict[str, Any]:
     config = settings(places)
     begun = time.monotonic()
     observed = observe(Node())
-    rows = drift.drift(config["expected"], observed)
+    last = (remembered(places.of("verify")) or {}).get("results") or []
+    rows = drift.drift(
+        config["expected"], observed, {row["image"]: row["image_id"] for row in last if row.get("image")}
+    )
     nvml = sources.nvml()
     gpus = nvml["gpus"]
     errors = [] if nvml["error"] is None else [nvml["error"]]

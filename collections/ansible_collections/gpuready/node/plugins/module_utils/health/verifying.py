@@ -9,7 +9,7 @@ import time
 from typing import Any, Dict, Mapping
 
 from .. import probe_run
-from ..verification import judge
+from ..verification import ON_HOST, judge
 
 KEPT = (
     "workload",
@@ -48,7 +48,7 @@ def _one(config: Mapping[str, Any], row: Mapping[str, Any]) -> Dict[str, Any]:
     timeout = row["timeout_seconds"]
     probe = probe_text(row["probe"])
     if row.get("python"):
-        run = probe_run.probe_python(row["python"], probe, row["level"], timeout)
+        run = probe_run.run_python(row["python"], probe, row["level"], timeout)
     else:
         docker = shutil.which("docker", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         run = probe_run.probe_image(
@@ -61,7 +61,8 @@ def _one(config: Mapping[str, Any], row: Mapping[str, Any]) -> Dict[str, Any]:
         workload=row["workload"],
         image=row["image"],
         level=row["level"],
-        launch=row["launch"],
+        launch=ON_HOST if row.get("python") else row["launch"],
+        python=row.get("python"),
         expect=row["expect"],
         gpus_expected=config["expected"].get("gpus"),
         timeout=timeout,

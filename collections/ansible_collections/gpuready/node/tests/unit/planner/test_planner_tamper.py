@@ -17,6 +17,7 @@ CATALOG = load_catalog()
 WISHES: dict[str, Any] = {
     "docker_engine_daemon_config": {"insecure-registries": ["registry:5000"], "log-driver": "journald"},
     "docker_engine_source": "docker_ce",
+    "gpu_health_enabled": True,
     "framework_image_recipes": [
         {"name": "tf-notebook", "base": "tensorflow-2.9", "jupyter": True, "ssh": True, "pip": ["pandas<3"]}
     ],
@@ -27,7 +28,7 @@ Damage = Callable[[Node], None]
 
 
 def planned(node: Node) -> Node:
-    return plan(node, WISHES, CATALOG, host="node1", today=TODAY)
+    return plan(node, WISHES, CATALOG, host="node", today=TODAY)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,29 @@ def _former_image(node: Node) -> None:
     node["framework"]["images"].append(former)
 
 
+HEALTH = "/etc/gpuready/health/health.json"
+PROGRAM = "/usr/local/lib/gpuready/gpuready-health.pyz"
+CHECK = "gpuready-health-check.timer"
+
+
+def _files(node: Node) -> Node:
+    return node["application"]["files"]
+
+
+def _unit(name: str, **state: Any) -> Damage:
+    return lambda node: node["application"]["units"][name].update(state)
+
+
+def _former_health_unit(node: Node) -> None:
+    path = "/etc/systemd/system/gpuready-health-former.timer"
+    _files(node)[path] = {"sha256": "0" * 64, "mode": "0644", "owner": "root", "link": None}
+
+
+def _no_exporter(node: Node) -> None:
+    node["application"]["health"]["node_exporter"].update(installed=False, package=False, active=False)
+    node["application"]["health"]["textfile_directory"] = False
+
+
 # what, how, which actions must come back
 DAMAGES: list[tuple[str, Damage, list[str]]] = [
     ("dpkg interrupted", lambda n: n["apt"].update(dpkg_interrupted=True), ["apt.finish_dpkg"]),
@@ -298,6 +322,31 @@ DAMAGES: list[tuple[str, Damage, list[str]]] = [
         lambda n: n["container_runtime"]["cdi"]["specs"][0].update(driver_version="580.82.07"),
         ["toolkit.cdi"],
     ),
+    ("node_exporter removed", _no_exporter, ["health.packages"]),
+    ("health's expectations gone", lambda n: _files(n).pop(HEALTH), ["health.configure"]),
+    (
+        "health's expectations edited",
+        lambda n: _files(n)[HEALTH].update(sha256="0" * 64),
+        ["health.configure"],
+    ),
+    (
+        "health's program another one",
+        lambda n: _files(n)[PROGRAM].update(sha256="0" * 64),
+        ["health.configure"],
+    ),
+    (
+        "health's program not executable",
+        lambda n: _files(n)[PROGRAM].update(mode="0644"),
+        ["health.configure"],
+    ),
+    (
+        "health's program somebody else's",
+        lambda n: _files(n)[PROGRAM].update(owner="bob"),
+        ["health.configure"],
+    ),
+    ("a unit of health that nothing wants", _former_health_unit, ["health.configure"]),
+    ("health's timer stopped", _unit(CHECK, active=False), ["health.start"]),
+    ("health's timer disabled", _unit(CHECK, enabled=False), ["health.start"]),
 ]
 
 
@@ -318,6 +367,7 @@ def test_every_action_has_a_damage_that_asks_for_it() -> None:
     node = planned(bare("20b5"))
     asked |= {action["id"] for action in node["actions"]}
     coming = {"driver.source", "driver.pin"}
+    coming |= {"health.remove"}  # gpu_health_enabled became false: test_planner_health.py
     assert asked | coming == set(ACTIONS)
 
 
@@ -385,7 +435,9 @@ def test_switched_off_guards_are_not_planned(whole: Node) -> None:
         "nvidia_driver_persistenced_enabled": False,
         "host_prepare_nouveau_disabled": False,
     }
-    assert plan(node, {**WISHES, **off}, CATALOG, host="n", today=TODAY)["status"] == "converged"
+    result = plan(node, {**WISHES, **off}, CATALOG, host="node", today=TODAY)
+    # Only what the node itself expects of holds and persistenced follows.
+    assert [action["id"] for action in result["actions"]] == ["health.configure"]
 
 
 def test_several_damages_are_repaired_at_once(whole: Node) -> None:
