@@ -124,8 +124,17 @@ def test_pynvml_lists_the_gpus(driver: Driver) -> None:
         81920,
         [0, 0],
     )
-    assert (a100["bus"], a100["id"], a100["minor"]) == ("00000000:3B:00.0", 0x20B510DE, 0)
-    assert (t4["name"], t4["cc"], t4["mig"], t4["minor"]) == ("Tesla T4", [7, 5], None, 1)
+    assert (a100["bus"], a100["id"], a100["minor"]) == (
+        "00000000:3B:00.0",
+        0x20B510DE,
+        0,
+    )
+    assert (t4["name"], t4["cc"], t4["mig"], t4["minor"]) == (
+        "Tesla T4",
+        [7, 5],
+        None,
+        1,
+    )
     assert a100["uuid"].startswith("GPU-") and a100["uuid"] != t4["uuid"]
 
 
@@ -137,7 +146,10 @@ def test_smi_prints_the_real_forms(driver: Driver) -> None:
     )
     assert len({len(line) for line in text.splitlines() if line.startswith(("|", "+"))}) == 1, "ragged table"
     assert driver.smi("-L")[1].startswith("GPU 0: NVIDIA A100 80GB PCIe (UUID: GPU-")
-    assert driver.smi("--query-gpu=index,name,memory.total,compute_cap", "--format=csv,noheader,nounits") == (
+    assert driver.smi(
+        "--query-gpu=index,name,memory.total,compute_cap",
+        "--format=csv,noheader,nounits",
+    ) == (
         0,
         "0, NVIDIA A100 80GB PCIe, 81920, 8.0\n1, Tesla T4, 15360, 7.5\n",
     )
@@ -250,7 +262,16 @@ def test_fabric_that_is_not_ready(driver: Driver) -> None:
 
 @pytest.mark.parametrize(
     ("visible", "count"),
-    [("0", 1), ("1,0", 2), ("1", 1), ("0,5", 1), ("", -1), ("-1", -1), ("0,0", -1), ("GPU-", 1)],
+    [
+        ("0", 1),
+        ("1,0", 2),
+        ("1", 1),
+        ("0,5", 1),
+        ("", -1),
+        ("-1", -1),
+        ("0,0", -1),
+        ("GPU-", 1),
+    ],
 )
 def test_cuda_visible_devices(driver: Driver, visible: str, count: int) -> None:
     assert driver.cuda("count", CUDA_VISIBLE_DEVICES=visible) == count
@@ -371,7 +392,11 @@ def metrics(driver: Driver) -> list[dict]:
     """What pynvml says that each GPU does."""
     environment = {**os.environ, "LD_LIBRARY_PATH": str(driver.directory)}
     done = subprocess.run(
-        [sys.executable, "-c", METRICS], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", METRICS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -386,9 +411,24 @@ def apply(machine: Machine, **faults: object) -> None:
 
 def test_an_idle_gpu_says_so(driver: Driver) -> None:
     a100, t4 = metrics(driver)
-    assert (a100["utilization"], a100["used"], a100["used_v2"], a100["temperature"]) == (0, 0, 0, 34)
-    assert (a100["power"], a100["limit"], a100["sm"], a100["reasons"]) == (42000, 300000, 210, 1)
-    assert (a100["ecc"], a100["compute"], a100["graphics"], a100["samples"]) == ([0, 0], [], [], [])
+    assert (
+        a100["utilization"],
+        a100["used"],
+        a100["used_v2"],
+        a100["temperature"],
+    ) == (0, 0, 0, 34)
+    assert (a100["power"], a100["limit"], a100["sm"], a100["reasons"]) == (
+        42000,
+        300000,
+        210,
+        1,
+    )
+    assert (a100["ecc"], a100["compute"], a100["graphics"], a100["samples"]) == (
+        [0, 0],
+        [],
+        [],
+        [],
+    )
     assert t4["limit"] == 70000
 
 
@@ -406,7 +446,11 @@ def test_metrics_of_the_profile_are_the_drivers_answers(driver: Driver) -> None:
     }
     apply(driver.machine, metrics={"0000:3b:00.0": told})
     a100, t4 = metrics(driver)
-    assert (a100["utilization"], a100["memory_utilization"], a100["used"]) == (97, 48, 1024)
+    assert (a100["utilization"], a100["memory_utilization"], a100["used"]) == (
+        97,
+        48,
+        1024,
+    )
     assert (a100["temperature"], a100["temperature_v"], a100["sm"]) == (83, 83, 1095)
     assert (a100["power"], a100["field"][0], a100["limit"]) == (288500, 288500, 250000)
     assert a100["field"][1] == 3, "a passive card has no such sensor"
@@ -455,7 +499,7 @@ def gather(driver: Driver, users: Path) -> str:
     """Tell the driver who holds a context now."""
     text = subprocess.run([users, "--processes"], capture_output=True, text=True, check=True).stdout
     ours = [line for line in text.splitlines() if line.startswith(("pidns", "0000:"))]
-    driver.machine.write("proc/driver/nvidia/simulated-processes", "\n".join(ours) + "\n")
+    driver.machine.write("proc/driver/gpulab/processes", "\n".join(ours) + "\n")
     return text
 
 
@@ -509,9 +553,11 @@ def test_who_holds_a_context_is_listed_with_its_memory(driver: Driver, users: Pa
     assert "No running processes found" in driver.smi()[1]
 
 
-def test_another_pid_namespace_sees_the_memory_and_not_the_processes(driver: Driver) -> None:
+def test_another_pid_namespace_sees_the_memory_and_not_the_processes(
+    driver: Driver,
+) -> None:
     text = f"pidns pid:[1]\n0000:3b:00.0 C {os.getpid()} 1048576\n"
-    driver.machine.write("proc/driver/nvidia/simulated-processes", text)
+    driver.machine.write("proc/driver/gpulab/processes", text)
     a100, _ = metrics(driver)
     assert (a100["used"], a100["compute"], a100["samples"]) == (1024, [], [])
 
@@ -571,15 +617,27 @@ print(c.cuCtxDestroy_v2(context), c.cuMemAlloc_v2(ctypes.byref(a), ctypes.c_size
         check=True,
     )
     # no context; made; taken; the context's own and 1 GiB; too much; given back once
-    assert done.stdout.split("\n")[:-1] == ["201", "0", "0", "1424", "2", "0 1", "400", "0 201"]
+    assert done.stdout.split("\n")[:-1] == [
+        "201",
+        "0",
+        "0",
+        "1424",
+        "2",
+        "0 1",
+        "400",
+        "0 201",
+    ]
 
 
 def test_processes_of_the_profile_are_gathered_as_well(driver: Driver, users: Path) -> None:
     apply(driver.machine, processes=[{"pid": os.getpid(), "memory_mib": 64, "type": "G"}])
-    registry = driver.machine.read("proc/driver/nvidia/registry")
-    assert f"SimulatedProcess: 0000:3b:00.0 G {os.getpid()} 65536" in registry
-    lines = [line[18:] for line in registry.splitlines() if line.startswith("SimulatedProcess: ")]
+    lines = driver.machine.read("proc/driver/gpulab/declared").splitlines()
+    assert lines == [f"0000:3b:00.0 G {os.getpid()} 65536"]
     own = os.readlink("/proc/self/ns/pid")
-    driver.machine.write("proc/driver/nvidia/simulated-processes", "\n".join([f"pidns {own}", *lines]) + "\n")
+    driver.machine.write("proc/driver/gpulab/processes", "\n".join([f"pidns {own}", *lines]) + "\n")
     a100, _ = metrics(driver)
-    assert (a100["graphics"], a100["compute"], a100["used"]) == ([[os.getpid(), 64]], [], 64)
+    assert (a100["graphics"], a100["compute"], a100["used"]) == (
+        [[os.getpid(), 64]],
+        [],
+        64,
+    )

@@ -267,21 +267,20 @@ static void sim_load(struct sim_state *state)
     }
 }
 
-/* What the profile's `metrics` say of a GPU now: "SimulatedMetric: <pci> <name>=<number> …" in the registry, which is
- * read again at each question, because it changes under a running program. */
+/* What changes under a running program is not in NVIDIA's own directory: container tools copy that one's files when a
+ * container starts, and the rest of /proc/driver is the same everywhere. Read again at each question.
+ *
+ * metrics: what the profile's `metrics` say of a GPU now, "<pci> <name>=<number> …" for each GPU. */
+#define SIM_LIVE SIM_ROOT "/proc/driver/gpulab"
 static long sim_metric(const struct sim_gpu *gpu, const char *name, long otherwise)
 {
     static char text[16384];
     char label[64];
     const char *line, *end, *at;
     int length = snprintf(label, sizeof label, " %s=", name);
-    if (sim_read(SIM_PROC "/registry", text, sizeof text) <= 0)
+    if (sim_read(SIM_LIVE "/metrics", text, sizeof text) <= 0)
         return otherwise;
-    for (line = strstr(text, "SimulatedMetric: "); line; line = strstr(end, "SimulatedMetric: ")) {
-        line += 17;
-        end = strchr(line, '\n');
-        if (!end)
-            break;
+    for (line = text; (end = strchr(line, '\n')); line = end + 1) {
         if (strncmp(line, gpu->pci, strlen(gpu->pci)))
             continue;
         at = strstr(line, label);
@@ -291,10 +290,9 @@ static long sim_metric(const struct sim_gpu *gpu, const char *name, long otherwi
     return otherwise;
 }
 
-/* Who holds a CUDA context, on which GPU and with how much memory. Each holder has a memfd of a telling name and size
+/* processes: who holds a CUDA context, on which GPU and with how much memory. Each holder has a memfd of a telling name and size
  * (libcuda.c); gpulab-hardware-users.service collects them here, as the kernel module knows them on a real machine:
  * "pidns <namespace>", then "<pci> <type> <pid> <KiB>" for each. */
-#define SIM_PROCESSES SIM_PROC "/simulated-processes"
 #define SIM_CONTEXT "gpulab-cuda"
 struct sim_process {
     char type; /* C or G */
@@ -309,7 +307,7 @@ static int sim_processes(const struct sim_gpu *gpu, struct sim_process *out, int
     char own[64], *line = text, *next;
     int count = 0, visible, length;
     *kib = 0;
-    if (sim_read(SIM_PROCESSES, text, sizeof text) <= 0)
+    if (sim_read(SIM_LIVE "/processes", text, sizeof text) <= 0)
         return 0;
     length = (int)readlink("/proc/self/ns/pid", own, sizeof own - 1);
     own[length < 0 ? 0 : length] = 0;

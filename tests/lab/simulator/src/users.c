@@ -2,8 +2,8 @@
  * SIMULATED: keeps the use counts in /sys/module current. A process holds the simulated driver while it holds one of
  * its device files (opened with O_PATH, because no driver stands behind them); the kernel would count that by itself.
  *
- * It also tells the driver who holds a CUDA context and how much memory (/proc/driver/nvidia/simulated-processes, which
- * NVML reads): each such process has a memfd that says so (src/libcuda.c).
+ * It also tells the driver who holds a CUDA context and how much memory (/proc/driver/gpulab/processes, which NVML
+ * reads): each such process has a memfd that says so (src/libcuda.c).
  *
  *     users              count for ever, twice a second, while a module is loaded
  *     users --once       print "<module> <count>" for each module that is held
@@ -24,7 +24,7 @@
 #define NVIDIA_MAJOR 195
 #define UVM_MAJOR 510
 
-#define PROCESSES "/proc/driver/nvidia/simulated-processes"
+#define PROCESSES "/proc/driver/gpulab/processes"
 #define CONTEXT "/memfd:gpulab-cuda "
 static char processes[65536];
 
@@ -63,14 +63,14 @@ static void note_context(const char *pid, const char *path, const struct stat *a
     snprintf(processes + used, sizeof processes - used, "%s C %.20s %lld\n", pci, pid, (long long)about->st_size / 1024);
 }
 
-/* Lines of the profile's fault `processes`: SimulatedProcess: <pci> <type> <pid> <KiB>. */
+/* The profile's fault `processes`: lines that are ready. */
 static void note_declared(void)
 {
     char line[512];
-    FILE *file = fopen("/proc/driver/nvidia/registry", "r");
+    FILE *file = fopen("/proc/driver/gpulab/declared", "r");
     while (file && fgets(line, sizeof line, file))
-        if (!strncmp(line, "SimulatedProcess: ", 18) && strlen(processes) + strlen(line) < sizeof processes)
-            strcat(processes, line + 18);
+        if (strlen(processes) + strlen(line) < sizeof processes)
+            strcat(processes, line);
     if (file)
         fclose(file);
 }
