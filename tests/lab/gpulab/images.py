@@ -15,7 +15,7 @@ SITE = "usr/local/lib/python3.9/dist-packages"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: What derived images install beside Python packages; the mirror has them with all they need.
-EXTRAS = ("openssh-server", "ca-certificates", "curl", "git", "less", "procps", "sudo", "tini")
+EXTRAS = ("openssh-server", "ca-certificates", "curl", "git", "less", "procps", "python3-pip", "sudo", "tini")
 
 #: Debian 11's non-free section holds CUDA 11.2.2's libraries; TensorFlow 2.9 has wheels for its Python 3.9.
 CUDA = rootfs.Recipe(
