@@ -26,6 +26,7 @@ def plan_workbench(work: Draft) -> None:
         if recipe is None:
             continue
         gpus = _gpus_of(work, user, settings.launch_way)
+        _refuse_too_many_cpus(work, user)
         row = workbench_files.row_of(dict(user, gpus=gpus), recipe["image"], settings)
         _refuse_other_owner(work, row, observed.get(user["name"]))
         rows.append((row, recipe))
@@ -175,6 +176,22 @@ def _gpus_of(work: Draft, user: Mapping[str, Any], way: str) -> Any:
             )
         found.append(by_uuid.get(item, item) if way == "cdi" else item)
     return found
+
+
+def _refuse_too_many_cpus(work: Draft, user: Mapping[str, Any]) -> None:
+    """Docker starts no container with more processors than there are."""
+    there = work.see("container_runtime", "docker", "live", "cpus")
+    if user["cpus"] is None or there is None or float(user["cpus"]) <= there:
+        return
+    work.refuse(
+        "workbench.too_many_cpus",
+        LAYER,
+        ROLE,
+        "%s's workbench is to have %s processors, and %s has %d"
+        % (user["name"], user["cpus"], work.host, there),
+        ["Docker starts no such container"],
+        ['set cpus: "%d" or less for %s' % (there, user["name"]), "leave cpus out"],
+    )
 
 
 def _refuse_taken_ports(

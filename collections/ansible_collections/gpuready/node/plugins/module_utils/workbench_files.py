@@ -186,11 +186,9 @@ Requires=docker.service
 StartLimitIntervalSec=0
 
 [Service]
-ExecStartPre=-/usr/bin/docker rm --force %(container)s
-ExecStartPre=-/usr/bin/docker network create --label %(label)s=%(name)s %(container)s
+ExecStartPre=/bin/sh -c "%(prepare)s"
 ExecStart=%(run)s
 ExecStop=-/usr/bin/docker stop -t %(stop)d %(container)s
-ExecStopPost=-/usr/bin/docker rm --force %(container)s
 Restart=always
 RestartSec=5
 TimeoutStopSec=%(timeout)d
@@ -200,11 +198,21 @@ WantedBy=multi-user.target
 """ % {
         "name": name,
         "container": container,
-        "label": LABEL_USER,
+        "prepare": _prepare(name),
         "run": run,
         "stop": STOP_SECONDS,
         "timeout": 2 * STOP_SECONDS,
     }
+
+
+def _prepare(name: str) -> str:
+    """What may be left of the last time, and the network: quietly, but for what goes wrong."""
+    container = container_name(name)
+    return (
+        "docker rm --force %s >/dev/null 2>&1; docker network inspect %s >/dev/null 2>&1 "
+        "|| exec docker network create --label %s=%s %s >/dev/null"
+        % (container, container, LABEL_USER, name, container)
+    )
 
 
 def _systemd_word(word: str) -> str:

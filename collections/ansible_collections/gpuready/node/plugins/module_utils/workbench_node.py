@@ -595,14 +595,20 @@ class Workbenches:
         return int(text) if text.isdigit() else 0
 
     def _with_log(self, row: Mapping[str, Any], problem: str, since: float) -> str:
-        asked = ["journalctl", "--unit=" + row["unit"], "--since=@%d" % since, "--lines=%d" % LOG_LINES]
+        """The problem, with what the workbench itself said; each line once, and no secret."""
+        asked = [
+            "journalctl",
+            "_SYSTEMD_UNIT=" + row["unit"],
+            "--since=@%d" % since,
+            "--lines=%d" % LOG_LINES,
+        ]
         done = self.run([*asked, "--no-pager", "--quiet", "--output=cat"])
-        log = done.out.strip()
+        log = "\n".join(dict.fromkeys(line.rstrip() for line in done.out.splitlines() if line.strip()))
         for path in (row["folder"] + "/token", self._password_file(row)):
             secret = (read_text(path) or "").strip()
             if secret:
                 log = log.replace(secret, "***")
-        return "%s. Its log:\n%s" % (problem, log) if log else problem
+        return "%s. It says:\n%s" % (problem, log) if log else problem
 
     def _note(self, text: str) -> None:
         self.changed.append(text)

@@ -400,5 +400,6 @@ def live(docker: Node, content: Node) -> Node:
         "registry_mirrors": [item.rstrip("/") + "/" for item in content.get("registry-mirrors", [])],
         "live_restore": content.get("live-restore", False),
         "containers_running": 0,
+        "cpus": 16,
         "security_options": ["name=seccomp,profile=builtin", "name=cgroupns"],
     }

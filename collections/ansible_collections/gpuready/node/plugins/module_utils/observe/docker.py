@@ -229,6 +229,7 @@ def info_facts(info: Dict[str, Any]) -> Dict[str, Any]:
         "registry_mirrors": list(registries.get("Mirrors") or []),
         "live_restore": info.get("LiveRestoreEnabled"),
         "containers_running": info.get("ContainersRunning"),
+        "cpus": info.get("NCPU"),
         "security_options": list(info.get("SecurityOptions") or []),
     }
 

@@ -241,6 +241,7 @@ GPU_STACK: Dict[str, Any] = {
                     "registry_mirrors": Null(STRINGS),
                     "live_restore": Null(BOOLEAN),
                     "containers_running": Null(INTEGER),
+                    "cpus": Null(INTEGER),
                     "security_options": Null(STRINGS),
                 }
             ),

@@ -198,6 +198,7 @@ INFO = {
     },
     "LiveRestoreEnabled": False,
     "ContainersRunning": 3,
+    "NCPU": 8,
     "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
 }
 
@@ -219,6 +220,7 @@ def test_live_is_what_dockerd_runs_with(machine):
         "registry_mirrors": ["http://mirror:5000/"],
         "live_restore": False,
         "containers_running": 3,
+        "cpus": 8,
         "security_options": ["name=seccomp,profile=builtin", "name=rootless"],
     }
 
