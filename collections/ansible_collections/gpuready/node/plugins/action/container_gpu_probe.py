@@ -19,7 +19,8 @@ from ansible_collections.gpuready.node.plugins.module_utils.diagnosis.knowledge 
 PROBES = Path(__file__).parents[2] / "data" / "probes"
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "image": {"type": "str", "required": True},
+    "image": {"type": "str"},
+    "python": {"type": "str"},
     "probe": {"type": "str", "default": "tensorflow"},
     "workload": {"type": "str", "default": ""},
     "level": {"type": "str", "choices": ["list", "compute"], "default": "list"},
@@ -54,12 +55,15 @@ class ActionModule(ActionBase):
         facts = task_vars.get("ansible_facts") or {}
         gpu_stack = transform_to_native_types(facts.get("gpu_stack"), redact=False)
         gpu_plan = transform_to_native_types(facts.get("gpu_plan"), redact=False)
-        launch = self._launch(arguments["launch"], gpu_plan)
+        if bool(arguments["image"]) == bool(arguments["python"]):
+            raise AnsibleActionFail("give either an image or the python of an environment on the host")
+        launch = judging.ON_HOST if arguments["python"] else self._launch(arguments["launch"], gpu_plan)
 
         result = self._execute_module(
             module_name="gpuready.node.container_gpu_probe",
             module_args={
                 "image": arguments["image"],
+                "python": arguments["python"],
                 "probe_text": self._probe_text(arguments["probe"]),
                 "level": arguments["level"],
                 "launch_arguments": launch["arguments"],
@@ -77,6 +81,7 @@ class ActionModule(ActionBase):
             simulated=arguments["simulated"],
             workload=arguments["workload"],
             image=arguments["image"],
+            python=arguments["python"],
             level=arguments["level"],
             launch=launch,
             expect={key: value for key, value in arguments["expect"].items() if value},

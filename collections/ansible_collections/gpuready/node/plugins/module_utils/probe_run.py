@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import signal
 import subprocess
 import time
 import uuid
@@ -87,6 +89,61 @@ def run_container(binary: str, name: str, command: List[str], probe: str, timeou
             process.kill()
             out, err = process.communicate()
         docker(binary, ["rm", "--force", name])
+    result["seconds"] = round(time.monotonic() - started, 3)
+    result.update(_decoded(out, err))
+    return result
+
+
+def run_python(python: str, probe: str, level: str, timeout: int) -> Dict[str, Any]:
+    """What an environment's Python on the host answers to the probe; a `run` for `judge`.
+
+    It runs as whoever owns the environment: a user's own files are not run as root.
+    """
+    command = [python, "-", "--level", level]
+    result: Dict[str, Any] = {"image_id": None, "digests": [], "missing": False, "command": command}
+    environment = _environment()
+    # What a login shell or the caller's own Python has set is none of the environment's.
+    for name in [name for name in environment if name.startswith("PYTHON") or name == "LD_LIBRARY_PATH"]:
+        del environment[name]
+    try:
+        owner = os.stat(os.path.dirname(os.path.dirname(python)))
+    except OSError as error:
+        return dict(result, missing=True, error="{0}: {1}".format(python, error.strerror))
+    if not os.path.exists(python):
+        return dict(result, missing=True, error="{0}: there is no such file".format(python))
+    before: Any = None
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        known = pwd.getpwuid(owner.st_uid)
+        environment.update(HOME=known.pw_dir, USER=known.pw_name, LOGNAME=known.pw_name)
+
+        def become() -> None:
+            os.initgroups(known.pw_name, known.pw_gid)
+            os.setgid(known.pw_gid)
+            os.setuid(known.pw_uid)
+
+        before = become
+    started = time.monotonic()
+    result.update(timed_out=False, exit_code=None, error=None)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+            preexec_fn=before,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return dict(result, error="{0}: {1}".format(python, error))
+    try:
+        out, err = process.communicate(probe.encode("utf-8"), timeout=timeout)
+        result["exit_code"] = process.returncode
+    except subprocess.TimeoutExpired:
+        result["timed_out"] = True
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
     result["seconds"] = round(time.monotonic() - started, 3)
     result.update(_decoded(out, err))
     return result

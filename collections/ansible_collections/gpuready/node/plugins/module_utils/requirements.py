@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from dataclasses import dataclass
 from typing import Any, Callable, ClassVar, Dict, Hashable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .catalog import Architecture, Catalog, Framework, GpuLimit, product_of
+from .gpu_code import capability, how_it_runs
 from .versions import compare
 
 ROLE = "nvidia_driver"
@@ -149,30 +149,9 @@ class Memory:
         return answer
 
 
-@functools.lru_cache(maxsize=256)
-def _sm(name: str) -> Tuple[int, int]:
-    digits = name.rpartition("_")[2]
-    return int(digits[:-1]), int(digits[-1])
-
-
-@functools.lru_cache(maxsize=256)
-def capability(text: str) -> Tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor or 0)
-
-
 def code_for(framework: Framework, compute_capability: str) -> Tuple[str, Optional[str]]:
     """How a framework's wheel runs on a GPU: (native | jit | none | unknown, the architecture used)."""
-    if framework.archs is None:
-        return "unknown", None
-    gpu = capability(compute_capability)
-    native = [a for a in framework.archs if a.startswith("sm_") and _sm(a)[0] == gpu[0] and _sm(a) <= gpu]
-    if native:
-        return "native", max(native, key=_sm)
-    ptx = [a for a in framework.archs if a.startswith("compute_") and _sm(a) <= gpu]
-    if ptx:
-        return "jit", max(ptx, key=_sm)
-    return "none", None
+    return how_it_runs(framework.archs, compute_capability)
 
 
 def limits_of(framework: Framework, asked: str) -> List[GpuLimit]:

@@ -16,13 +16,16 @@ description:
   - The verdict rests on the container's answer alone. It is good when at least one GPU is listed, when as
     many are listed as O(gpus_expected) says, when the framework is what O(expect) promises and, with
     O(level=compute), when both results lie on the GPU and agree with the CPU's.
+  - With O(python), the same probe is fed to the Python of an environment on the host, as its owner.
   - Nothing is pulled and nothing is left behind. The container is removed, also after a timeout, and has no
     network.
 options:
   image:
-    description: The image, as C(docker run) takes it. It must be on the node.
+    description: The image, as C(docker run) takes it. It must be on the node. Either this or O(python).
     type: str
-    required: true
+  python:
+    description: The Python of an environment on the host, by its full path.
+    type: str
   probe:
     description: Name of a probe of this collection, a file in C(data/probes).
     type: str
@@ -103,6 +106,14 @@ EXAMPLES = r"""
     launch: cdi
     gpus_expected: 1
 
+- name: See the GPUs of an environment's PyTorch
+  gpuready.node.container_gpu_probe:
+    python: /opt/gpuready/venvs/research/bin/python
+    probe: pytorch
+    expect:
+      framework_version: "2.5"
+      cuda: "12.4"
+
 - name: Look without failing
   gpuready.node.container_gpu_probe:
     image: tensorflow/tensorflow:2.9.0-gpu
@@ -132,8 +143,16 @@ verification:
       description: Name of the workload.
       type: str
       sample: tensorflow-2.9
+    place:
+      description: Where it ran, V(container) or V(host).
+      type: str
+      sample: container
+    python:
+      description: The environment's Python; null in a container.
+      type: str
+      sample: null
     image:
-      description: The image that was run.
+      description: The image that was run; null on the host.
       type: str
       sample: tensorflow/tensorflow:2.9.0-gpu
     image_id:
@@ -223,14 +242,15 @@ text:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpuready.node.plugins.module_utils.probe_run import probe_image
+from ansible_collections.gpuready.node.plugins.module_utils.probe_run import probe_image, run_python
 
 
 def main():
     # What people write is validated by the action plugin of this name; these are its words to the node.
     module = AnsibleModule(
         argument_spec={
-            "image": {"type": "str", "required": True},
+            "image": {"type": "str"},
+            "python": {"type": "str"},
             "probe_text": {"type": "str", "required": True},
             "level": {"type": "str", "required": True},
             "launch_arguments": {"type": "list", "elements": "str", "required": True},
@@ -239,14 +259,14 @@ def main():
         supports_check_mode=True,
     )
     wanted = module.params
-    run = probe_image(
-        module.get_bin_path("docker"),
-        wanted["image"],
-        wanted["probe_text"],
-        wanted["level"],
-        wanted["launch_arguments"],
-        wanted["timeout_seconds"],
-    )
+    how = (wanted["probe_text"], wanted["level"])
+    if wanted["python"]:
+        run = run_python(wanted["python"], *how, wanted["timeout_seconds"])
+    else:
+        docker = module.get_bin_path("docker")
+        run = probe_image(
+            docker, wanted["image"], *how, wanted["launch_arguments"], wanted["timeout_seconds"]
+        )
     module.exit_json(changed=False, run=run)
 
 

@@ -49,7 +49,7 @@ def _container(found: Mapping[str, Any]) -> dict[str, Any]:
 def _framework(
     found: Mapping[str, Any] | None, verification: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """What lies in the container, and what it said of itself when it ran."""
+    """What lies in the container or the host's environment, and what it said of itself when it ran."""
     framework = dict(found or {})
     said = (verification or {}).get("framework") or {}
     if said and framework.get("name") in (None, said.get("name")):
@@ -59,7 +59,8 @@ def _framework(
         if said.get("built_with_cuda") is False:
             framework["cuda"] = False
         listed = (verification or {}).get("gpus_listed")
-        framework.update(place="container", gpus_listed=listed, available=bool(listed))
+        place = (verification or {}).get("place") or "container"
+        framework.update(place=place, gpus_listed=listed, available=bool(listed))
     return framework or None
 
 
@@ -95,14 +96,15 @@ def facts_of(
     framework = (looked or {}).get("framework")
     if looked:
         facts["container"] = _container(looked)
-    framework = framework if own else _framework(framework, verification)
+    on_host = (verification or {}).get("place") == "host"
+    framework = framework if own else _framework(None if on_host else framework, verification)
     if program is not None:
         framework = dict(program, place="host")
     if framework:
         facts["framework"] = framework
     env = (looked or {}).get("env")
     if env is None:
-        env = image_env(stack, (verification or {}).get("image") or _image_of(plan))
+        env = {} if on_host else image_env(stack, (verification or {}).get("image") or _image_of(plan))
     probes: dict[str, Any] = {
         name: _container(found[name]) for name in ("with_gpu", "without_gpu") if found.get(name)
     }

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..catalog import Catalog, Framework
+from ..gpu_code import how_it_runs
 from ..requirements import Memory, capability, code_for, limits_of
 from ..versions import at_least
 from .facts import Facts
@@ -131,7 +132,13 @@ def rows_of(facts: Facts) -> list[Framework]:
         for package, name in (("torch", "pytorch"), ("tensorflow", "tensorflow")):
             found.append(_match(facts, name, installed.get(package), cuda))
     if not any(found) and not framework_value(facts, "name") and facts.get("container") is None:
-        names = [str(row.get("name")) for row in facts.rows("plan.workloads")]
+        # An environment or a recipe is asked about by its own name.
+        held = {
+            row.get("name"): row.get("workload")
+            for path in ("plan.venvs", "plan.recipes")
+            for row in facts.rows(path)
+        }
+        names = [str(held.get(row.get("name")) or row.get("name")) for row in facts.rows("plan.workloads")]
         found = [facts.catalog.frameworks.get(name) for name in names]
     return [row for row in found if row is not None]
 
@@ -748,12 +755,6 @@ class _Code(NamedTuple):
         return [(int(arch.rpartition("_")[2][:-1]), int(arch[-1])) for arch in self.archs]
 
 
-class _Archs(NamedTuple):
-    """What `requirements.code_for` reads of a framework."""
-
-    archs: tuple[str, ...]
-
-
 def _code(facts: Facts) -> list[_Code]:
     """Every GPU with every build that is asked about, where the build's architectures are known."""
     builds: list[tuple[tuple[str, ...], str]] = []
@@ -771,7 +772,7 @@ def _code(facts: Facts) -> list[_Code]:
     rows = []
     for archs, who in builds:
         for gpu, asked in gpus_of(facts):
-            how, arch = code_for(_Archs(archs), asked)  # type: ignore[arg-type]
+            how, arch = how_it_runs(archs, asked)
             rows.append(_Code(gpu, asked, how, arch, archs, who))
     return rows
 

@@ -170,8 +170,8 @@ def container_environment(facts: Facts) -> dict[str, str] | None:
 
 
 def proven(facts: Facts) -> bool:
-    """The last verification got its GPU all the way into the framework."""
-    return facts.get("verification.ok") is True
+    """The last verification got its GPU all the way into a container's framework."""
+    return facts.get("verification.ok") is True and facts.get("verification.place") != "host"
 
 
 def container_has_gpu(facts: Facts) -> bool | None:

@@ -26,7 +26,11 @@ from __future__ import annotations
 import json, os
 from ansible.module_utils.basic import AnsibleModule
 module = AnsibleModule(
-    argument_spec={"endpoints": {"type": "list", "elements": "dict"}, "folder": {"type": "str"}},
+    argument_spec={
+        "endpoints": {"type": "list", "elements": "dict"},
+        "interpreters": {"type": "list", "elements": "path"},
+        "folder": {"type": "str"},
+    },
     supports_check_mode=True,
 )
 folder = os.environ["FLOW_STATE"] + "/" + os.environ["FLOW_HOST"]
