@@ -207,6 +207,47 @@ class Registry:
         separator = "&" if "?" in path else "?"
         self.expect(201, "PUT", f"{path}{separator}digest={digest}", headers={"Content-Length": "0"})
 
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        tree: Path | None = None,
+        comment: str = "",
+        env: Iterable[str] = (),
+    ) -> None:
+        """An image under another name, with a layer and variables on top where they are given.
+
+        What is the same is not sent: the registry mounts the source's blobs.
+        """
+        from_, tag = split_reference(source)
+        to, target_tag = split_reference(target)
+        status, _, text = self.call("GET", f"/v2/{from_}/manifests/{tag}", headers={"Accept": MANIFEST})
+        if status != 200:
+            raise LabError(
+                f"the lab's registry has no {source} (it answers {status}): run `make lab-up` first"
+            )
+        manifest = json.loads(text)
+        for blob in [manifest["config"], *manifest["layers"]]:
+            mount = f"/v2/{to}/blobs/uploads/?mount={blob['digest']}&from={from_}"
+            self.expect(201, "POST", mount, headers={"Content-Length": "0"})
+        if tree is not None:
+            status, _, config_text = self.call("GET", f"/v2/{from_}/blobs/{manifest['config']['digest']}")
+            config = json.loads(config_text)
+            for layer in tree_layers(tree, comment):
+                self.upload_stream(to, layer)
+                config["rootfs"]["diff_ids"].append(layer.digest)
+                config.setdefault("history", []).append({"created_by": f"gpulab: {layer.comment}"})
+                manifest["layers"].append({"mediaType": LAYER, "digest": layer.digest, "size": layer.size})
+            config["config"].setdefault("Env", []).extend(env)
+            data = json.dumps(config).encode()
+            digest = self.upload(to, data)
+            manifest["config"] = {"mediaType": CONFIG, "digest": digest, "size": len(data)}
+            text = json.dumps(manifest).encode()
+        self.expect(
+            201, "PUT", f"/v2/{to}/manifests/{target_tag}", text, {"Content-Type": manifest_type(manifest)}
+        )
+
     def push(self, image: Image) -> int:
         """Send an image; returns its size in bytes."""
         repository, tag = split_reference(image.reference)
@@ -245,6 +286,11 @@ class Registry:
             {"Content-Type": MANIFEST},
         )
         return sum(layer.size for layer in image.layers)
+
+
+def manifest_type(manifest: Mapping[str, Any]) -> str:
+    """What a manifest says that it is."""
+    return str(manifest.get("mediaType", MANIFEST))
 
 
 def _feed(sink: Any, data: bytes) -> None:
