@@ -166,13 +166,15 @@ def ways(inventories: Sequence[str] | None, pattern: str) -> dict[str, Way]:
         from ansible.parsing.dataloader import DataLoader
         from ansible.plugins.loader import connection_loader, init_plugin_loader
         from ansible.template import Templar
+        from ansible.utils.collection_loader import AnsibleCollectionConfig
         from ansible.vars.manager import VariableManager
     except ImportError as error:
         raise Trouble(f"watch needs ansible-core beside gpuready: {error}") from error
     from ansible.errors import AnsibleError
 
     try:
-        init_plugin_loader()
+        if AnsibleCollectionConfig.collection_finder is None:
+            init_plugin_loader()
         loader = DataLoader()
         sources = list(inventories or constants.DEFAULT_HOST_LIST)
         for source in inventories or []:
