@@ -61,6 +61,7 @@ def apply(node: Node, plan: Node, hidden: Node | None = None) -> Node:
     driver(node, plan, done)
     cdi(node, plan, done)
     derived_images(node, plan, done)
+    workbenches(node, plan, done)
     health(node, plan, done)
     return node
 
@@ -245,6 +246,55 @@ def cdi(node: Node, plan: Node, done: list[str]) -> None:
         spec.update(device_nodes=list(node["driver"]["device_nodes"]), wrong_devices=[])
         specs = node["container_runtime"]["cdi"]["specs"]
         node["container_runtime"]["cdi"]["specs"] = [s for s in specs if s["path"] != path] + [spec]
+
+
+# who works there -----------------------------------------------------------------------------------------
+
+
+def workbenches(node: Node, plan: Node, done: list[str]) -> None:
+    wanted = plan["workbench"]
+    files, seen = (
+        node["application"]["files"],
+        {row["name"]: row for row in node["application"]["workbenches"]},
+    )
+    if "workbench.remove" in done:
+        for name in wanted["absent"]:
+            del seen[name]
+            for path in [path for path in files if _is_of_workbench(path, name)]:
+                del files[path]
+    for row in wanted["users"] if "workbench.configure" in done else []:
+        for path in [path for path in files if path.startswith(row["folder"] + "/")]:
+            del files[path]
+        for file in row["files"]:
+            files[file["path"]] = owned_file(file["mode"], owned_files.sha256_of(file["content"]))
+        bench = seen.setdefault(row["name"], {"name": row["name"], "container": None})
+        bench.setdefault("unit", {"active": False, "enabled": False, "result": "success"})
+        token = {"auth": row["auth"], "exists": True, "mode": "0600", "uid": 0, "length": 43}
+        bench.update(token=token if row["auth"] else None, host_keys=row["ssh"] is not None)
+        bench.update(certificate_current=True if row["tls"] else None)
+        bench.update(home={"exists": True, "path": row["home"], "uid": row["uid"] or 20000})
+    for row in wanted["users"] if "workbench.start" in done else []:
+        image = next(image for image in node["framework"]["images"] if image["ref"] == row["image"])
+        ports = sorted(port for port in (row["jupyter_port"], row["ssh_port"]) if port)
+        seen[row["name"]].update(
+            unit={"active": True, "enabled": True, "result": "success"},
+            container={
+                "id": "c0ffee",
+                "running": True,
+                "image": row["image"],
+                "image_id": image["id"],
+                "config": row["config"],
+                "ports": ports,
+                "restarts": 0,
+                "started_at": "2026-11-23T09:59:03Z",
+            },
+        )
+    if wanted:
+        node["application"]["workbenches"] = [seen[name] for name in sorted(seen)]
+
+
+def _is_of_workbench(path: str, name: str) -> bool:
+    return f"/workbench/{name}/" in path or path.endswith(f"/gpuready-workbench-{name}.service")
 
 
 # what watches the node ----------------------------------------------------------------------------------

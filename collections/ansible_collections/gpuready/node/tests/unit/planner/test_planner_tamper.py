@@ -14,6 +14,7 @@ from gpuready.planner import plan
 from observed_nodes import Node, bare, daemon_json
 
 CATALOG = load_catalog()
+ALICE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBiA03hMmM6SlW1SP3uKmvp1WSa3Op9U4xMaW610AWP2 alice@desk"
 WISHES: dict[str, Any] = {
     "docker_engine_daemon_config": {"insecure-registries": ["registry:5000"], "log-driver": "journald"},
     "docker_engine_source": "docker_ce",
@@ -21,6 +22,7 @@ WISHES: dict[str, Any] = {
     "framework_image_recipes": [
         {"name": "tf-notebook", "base": "tensorflow-2.9", "jupyter": True, "ssh": True, "pip": ["pandas<3"]}
     ],
+    "gpu_workbench_users": [{"name": "alice", "authorized_keys": [ALICE]}],
 }
 VERSION = "580.95.05"
 
@@ -179,6 +181,26 @@ def _former_image(node: Node) -> None:
     node["framework"]["images"].append(former)
 
 
+BENCH = "/etc/gpuready/workbench/alice/"
+BENCH_UNIT = "/etc/systemd/system/gpuready-workbench-alice.service"
+
+
+def _bench(node: Node) -> Node:
+    return node["application"]["workbenches"][0]
+
+
+def _in_bench(key: str, **values: Any) -> Damage:
+    return lambda node: _bench(node)[key].update(values)
+
+
+def _left_over(node: Node) -> None:
+    _files(node)[BENCH + "notes.txt"] = {"sha256": "0" * 64, "mode": "0644", "owner": "root", "link": None}
+
+
+def _another_bench(node: Node) -> None:
+    node["application"]["workbenches"].append({**copy.deepcopy(_bench(node)), "name": "bob"})
+
+
 HEALTH = "/etc/gpuready/health/health.json"
 PROGRAM = "/usr/local/lib/gpuready/gpuready-health.pyz"
 CHECK = "gpuready-health-check.timer"
@@ -251,11 +273,31 @@ DAMAGES: list[tuple[str, Damage, list[str]]] = [
         lambda n: _toolkit(n).update(hook_newer_than_dockerd=True),
         ["docker.restart"],
     ),
-    ("images removed", lambda n: n["framework"].update(images=[]), ["image.fetch", "image.build"]),
-    ("derived image removed", lambda n: n["framework"]["images"].remove(_derived(n)), ["image.build"]),
-    ("derived image of another base", _label("io.gpuready.base", "sha256:other"), ["image.build"]),
-    ("derived image of another recipe", _label("io.gpuready.recipe_hash", "0" * 64), ["image.build"]),
-    ("derived image that was never checked", _label("io.gpuready.checked", None), ["image.build"]),
+    (
+        "images removed",
+        lambda n: n["framework"].update(images=[]),
+        ["image.fetch", "image.build", "workbench.start"],
+    ),
+    (
+        "derived image removed",
+        lambda n: n["framework"]["images"].remove(_derived(n)),
+        ["image.build", "workbench.start"],
+    ),
+    (
+        "derived image of another base",
+        _label("io.gpuready.base", "sha256:other"),
+        ["image.build", "workbench.start"],
+    ),
+    (
+        "derived image of another recipe",
+        _label("io.gpuready.recipe_hash", "0" * 64),
+        ["image.build", "workbench.start"],
+    ),
+    (
+        "derived image that was never checked",
+        _label("io.gpuready.checked", None),
+        ["image.build", "workbench.start"],
+    ),
     ("derived image that nothing wants", _former_image, ["image.prune"]),
     (
         "guard file changed",
@@ -322,6 +364,32 @@ DAMAGES: list[tuple[str, Damage, list[str]]] = [
         lambda n: n["container_runtime"]["cdi"]["specs"][0].update(driver_version="580.82.07"),
         ["toolkit.cdi"],
     ),
+    ("workbench's keys gone", lambda n: _files(n).pop(BENCH + "authorized_keys"), ["workbench.configure"]),
+    ("workbench's unit gone", lambda n: _files(n).pop(BENCH_UNIT), ["workbench.configure"]),
+    (
+        "workbench's sshd_config edited",
+        lambda n: _files(n)[BENCH + "sshd_config"].update(sha256="0" * 64),
+        ["workbench.configure"],
+    ),
+    (
+        "workbench's config open to all",
+        lambda n: _files(n)[BENCH + "jupyter_server_config.py"].update(mode="0666"),
+        ["workbench.configure"],
+    ),
+    ("workbench with a file too many", _left_over, ["workbench.configure"]),
+    ("workbench's token gone", _in_bench("token", exists=False, mode=None), ["workbench.configure"]),
+    ("workbench's token too short", _in_bench("token", length=8), ["workbench.configure"]),
+    ("workbench's token open to all", _in_bench("token", mode="0644"), ["workbench.configure"]),
+    ("workbench's token somebody else's", _in_bench("token", uid=1000), ["workbench.configure"]),
+    ("workbench's host keys gone", lambda n: _bench(n).update(host_keys=False), ["workbench.configure"]),
+    ("workbench's home gone", _in_bench("home", exists=False, uid=None), ["workbench.configure"]),
+    ("workbench stopped", _in_bench("unit", active=False), ["workbench.start"]),
+    ("workbench not started at boot", _in_bench("unit", enabled=False), ["workbench.start"]),
+    ("workbench's container gone", lambda n: _bench(n).update(container=None), ["workbench.start"]),
+    ("workbench's container ended", _in_bench("container", running=False), ["workbench.start"]),
+    ("workbench configured otherwise", _in_bench("container", config="0" * 64), ["workbench.start"]),
+    ("workbench from an older image", _in_bench("container", image_id="sha256:old"), ["workbench.start"]),
+    ("workbench that nobody is to have", _another_bench, ["workbench.remove"]),
     ("node_exporter removed", _no_exporter, ["health.packages"]),
     ("health's expectations gone", lambda n: _files(n).pop(HEALTH), ["health.configure"]),
     (
