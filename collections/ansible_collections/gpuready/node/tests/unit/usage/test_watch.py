@@ -223,9 +223,7 @@ def test_without_bindings_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ansible_is_needed_only_for_watching() -> None:
-    code = (
-        "import sys; sys.modules['ansible'] = None; from gpuready import cli; cli.main(['catalog', 'list'])"
-    )
+    code = "import sys; sys.modules['ansible'] = None; import gpuready.cli as c; c.main(['catalog', 'list'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
