@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """Run everything that CI runs, in order, and say how long each step took.
 
-A failing step does not hide the ones behind it, unless they need what it should have built (the lab).
+Steps that mostly wait, for nodes that are not each other's, run at the same time; their lines then begin with their
+names. A failing step does not hide the ones behind it, unless they need what it should have built (the lab).
 Use: ``python tests/run_all.py [STEP ...]``; without a name, all steps run. ``--list`` names them.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +31,8 @@ class Step:
     commands: tuple[tuple[str, ...], ...]
     needs_lab: bool = False
     gate: bool = False  # what follows with needs_lab is pointless when this fails
-    at_once: int = 1  # how many of the commands run at the same time; each one's output comes when it is done
+    at_once: int = 1  # how many of the commands run at the same time; each one's output comes in one piece
+    beside: bool = False  # runs at the same time as the step before it
 
 
 PYTHON = str(BIN / "python")
@@ -41,12 +45,15 @@ UNIT_PATHS = (
     "tests/lab/simulator",
     "tests/lab/unit",
     "tests/faults",
+    "tests/monitoring",
 )
 
 # The driver's whole life: mostly waiting for nodes, so more at once than cores. The longest first.
 LIFE = ("paths", "switch", "blocked", "interrupted", "kernel", "pains", "remove", "mismatch")
 
 STEPS = (
+    # Chromium and Prometheus, which unit tests want as well.
+    Step("tools", ((PYTHON, "tests/lab/labctl", "tools"),)),
     Step(
         "lint",
         (
@@ -56,6 +63,8 @@ STEPS = (
             (str(BIN / "yamllint"), "--strict", "."),
             (str(BIN / "ansible-lint"), "--offline"),
         ),
+        at_once=2,
+        beside=True,
     ),
     # As many workers as cores; a file's tests stay together, since they share what they set up.
     Step(
@@ -68,6 +77,7 @@ STEPS = (
     Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
     Step("e2e", ((*PYTEST, "-v", "-m", "lab", "tests/e2e"),), needs_lab=True),
+    Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True, beside=True),
     Step(
         "host",
         (
@@ -81,44 +91,58 @@ STEPS = (
         ),
         needs_lab=True,
     ),
-    Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True),
     # Three nodes' faults at a time, each in a pytest of its own; it ends with the benchmark's table. The node
     # that plays pairs only is left to `make bench-diagnosis`: the others play pairs as well.
     Step("faults", ((PYTHON, "tests/bench/diagnosis.py", "--leave-out", "pairs"),), needs_lab=True),
+    Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True, beside=True),
     Step(
         "life",
         tuple((*PYTEST, "-v", "-m", "lab", f"tests/life/test_{name}.py") for name in LIFE),
         needs_lab=True,
         at_once=4,
     ),
-    Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True),
 )
 
 
-def run(step: Step, environment: dict[str, str]) -> int:
+def run(step: Step, environment: dict[str, str], *, alone: bool) -> int:
     """Run the step's commands; all of them, so that one lint does not hide the next."""
 
     def one(command: tuple[str, ...]) -> int:
         started = time.monotonic()
-        apart = step.at_once > 1
-        if not apart:
-            print("$", Path(command[0]).name, *command[1:], flush=True)
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            check=False,
-            stdout=subprocess.PIPE if apart else None,
-            stderr=subprocess.STDOUT if apart else None,
-            text=True,
-        )
-        if apart:
-            words = f"$ {Path(command[0]).name} {' '.join(command[1:])}"
-            print(f"{words}\n{done.stdout}({time.monotonic() - started:.0f} s)", flush=True)
-        return abs(done.returncode)
+        words = f"$ {Path(command[0]).name} {' '.join(command[1:])}"
+        if step.at_once == 1 and alone:
+            print(words, flush=True)
+            return abs(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+        lines = [words]
+        if not alone:
+            print(f"{step.name} | {words}", flush=True)
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if alone:
+                    lines.append(line.rstrip("\n"))
+                else:
+                    print(f"{step.name} | {line.rstrip()}", flush=True)
+        if alone:
+            lines.append(f"({time.monotonic() - started:.0f} s)")
+            print("\n".join(lines), flush=True)
+        return abs(process.returncode)
 
     with ThreadPoolExecutor(max_workers=step.at_once) as pool:
         return max(pool.map(one, step.commands))
+
+
+def groups(steps: Iterable[Step]) -> list[list[Step]]:
+    """Which steps run at the same time."""
+    found: list[list[Step]] = []
+    for step in steps:
+        if step.beside and found:
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return found
 
 
 def main() -> int:
@@ -139,23 +163,35 @@ def main() -> int:
     wanted = [step for step in STEPS if not options.steps or step.name in options.steps]
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
     results: list[tuple[str, str, float]] = []
+    started_all = time.monotonic()
     lab_failed = False
-    for number, step in enumerate(wanted, 1):
-        if step.needs_lab and lab_failed:
-            results.append((step.name, "not run: no lab", 0.0))
-            continue
-        print(f"\n=== [{number}/{len(wanted)}] {step.name}", flush=True)
+
+    def play(step: Step, *, alone: bool) -> tuple[str, str, float]:
         started = time.monotonic()
-        code = run(step, environment)
+        code = run(step, environment, alone=alone)
         seconds = time.monotonic() - started
-        results.append((step.name, "ok" if code == 0 else f"FAILED ({code})", seconds))
-        print(f"=== {step.name}: {results[-1][1]} after {seconds:.0f} s", flush=True)
-        lab_failed = lab_failed or (step.gate and code != 0)
+        verdict = "ok" if code == 0 else f"FAILED ({code})"
+        print(f"=== {step.name}: {verdict} after {seconds:.0f} s", flush=True)
+        return step.name, verdict, seconds
+
+    for group in groups(wanted):
+        playing = [step for step in group if not (step.needs_lab and lab_failed)]
+        results += [(step.name, "not run: no lab", 0.0) for step in group if step not in playing]
+        if not playing:
+            continue
+        place = " ".join(f"[{wanted.index(step) + 1}/{len(wanted)}] {step.name}" for step in playing)
+        print(f"\n=== {place}", flush=True)
+        with ThreadPoolExecutor(max_workers=len(playing)) as pool:
+            alone = len(playing) == 1
+            done = list(pool.map(functools.partial(play, alone=alone), playing))
+        results += done
+        gates = {step.name for step in playing if step.gate}
+        lab_failed = lab_failed or any(name in gates and verdict != "ok" for name, verdict, _ in done)
     failed = sum(verdict != "ok" for _name, verdict, _seconds in results)
     print(f"\n{'step':<12} {'verdict':<18} seconds")
     for name, verdict, seconds in results:
         print(f"{name:<12} {verdict:<18} {seconds:7.0f}")
-    print(f"{len(results) - failed} passed, {failed} failed")
+    print(f"{len(results) - failed} passed, {failed} failed; {time.monotonic() - started_all:.0f} s in all")
     return 1 if failed else 0
 
 
