@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Run everything that CI runs, in order, and say how long each step took.
 
-Steps that mostly wait, for nodes that are not each other's, run at the same time; their lines then begin with their
-names. A failing step does not hide the ones behind it, unless they need what it should have built (the lab).
+Steps that mostly wait, for nodes that are not each other's, run at the same time; their lines then begin
+with their names. A failing step does not hide the ones behind it, unless they need what it should have built
+(the lab).
 Use: ``python tests/run_all.py [STEP ...]``; without a name, all steps run. ``--list`` names them.
 """
 
