@@ -14,6 +14,9 @@ from ansible_collections.gpuready.node.plugins.module_utils.answers import failu
 from ansible_collections.gpuready.node.plugins.module_utils.health import build
 
 
+ARGUMENTS: dict[str, Any] = {}
+
+
 class ActionModule(ActionBase):
     """One copy per file, by Ansible's own copy: checksums, check mode and diff are its own."""
 
@@ -23,7 +26,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        _validation, _arguments = self.validate_argument_spec(argument_spec={})
+        _validation, _arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
         contents = build.contents()
         if build.BINDINGS not in contents:
             raise AnsibleActionFail(
