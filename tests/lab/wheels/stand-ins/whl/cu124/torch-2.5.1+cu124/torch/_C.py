@@ -28,10 +28,10 @@ def _driver():
     # Minor-version compatibility: any driver of the same CUDA family does.
     if number.value // 1000 < int(version.cuda.split(".")[0]):
         raise RuntimeError(
-            f"The NVIDIA driver on your system is too old (found version {number.value}). Please update your GPU"
-            " driver by downloading and installing a new version from the URL:"
-            " http://www.nvidia.com/Download/index.aspx Alternatively, go to: https://pytorch.org to install a"
-            " PyTorch version that has been compiled with your version of the CUDA driver."
+            f"The NVIDIA driver on your system is too old (found version {number.value}). Please update your"
+            " GPU driver by downloading and installing a new version from the URL:"
+            " http://www.nvidia.com/Download/index.aspx Alternatively, go to: https://pytorch.org to install"
+            " a PyTorch version that has been compiled with your version of the CUDA driver."
         )
     code = library.cuInit(0)
     if code == _NO_DEVICE:
