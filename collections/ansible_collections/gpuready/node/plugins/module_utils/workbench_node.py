@@ -48,7 +48,9 @@ class Result(NamedTuple):
 
 
 def system_run(argv: Sequence[str], timeout: float = 120.0) -> Result:
-    environment = dict(os.environ, LC_ALL="C", LANGUAGE="")
+    # The node's own Docker, whatever root's shell points at.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+    environment.update(LC_ALL="C", LANGUAGE="")
     try:
         done = subprocess.run(
             list(argv),
@@ -74,6 +76,15 @@ class Container(NamedTuple):
     running: bool
     config: Optional[str]
     image_id: Optional[str]
+
+
+class Begun(NamedTuple):
+    """A start that was asked for."""
+
+    since: float  # by the clock
+    limit: float  # monotonic
+    restarts: int  # of the unit, before
+    error: Optional[str]  # systemd's, at once
 
 
 class Former(NamedTuple):
@@ -148,27 +159,31 @@ class Workbenches:
         for row in rows:
             if row["name"] in restart and former[row["name"]].running:
                 self._systemctl("stop", row["unit"])
-        put_back = []
+        starting = []
         for row in rows:
-            name = row["name"]
             if not self._enabled(row["unit"]):
                 self._systemctl("enable", row["unit"])
-            if name not in restart:
-                continue
-            self._note("%s: %s" % (row["unit"], restart[name]))
-            if self.check:
-                continue
-            problem = self._start_and_wait(row)
+            if row["name"] in restart:
+                self._note("%s: %s" % (row["unit"], restart[row["name"]]))
+                starting.append(row)
+        if self.check:
+            return
+        # All at once, then one look after the other: Jupyter takes its time.
+        begun = {row["name"]: self._begin(row) for row in starting}
+        put_back = []
+        for row in starting:
+            problem = self._wait(row, begun[row["name"]])
             if problem:
                 put_back.append(row)
-                failures.append("%s's workbench does not start: %s" % (name, problem))
+                failures.append("%s's workbench does not start: %s" % (row["name"], problem))
         for row in put_back:
             self._put_back(row, former[row["name"]])
         if put_back:
             self._systemctl("daemon-reload")
         for row in put_back:
             if former[row["name"]].running:
-                problem = self._start_and_wait(self._former_row(row))
+                again = self._former_row(row)
+                problem = self._wait(again, self._begin(again))
                 failures.append(
                     "%s's former workbench %s"
                     % (row["name"], "runs again" if not problem else "does not start either: %s" % problem)
@@ -571,24 +586,25 @@ class Workbenches:
         if done.rc != 0:
             raise WorkbenchError("%s: %s" % (" ".join(argv), done.words))
 
-    def _start_and_wait(self, row: Mapping[str, Any]) -> Optional[str]:
-        """Start it, and wait until both services answer: null, or why they do not."""
-        begun = time.time()
+    def _begin(self, row: Mapping[str, Any]) -> Begun:
+        since, limit = time.time(), time.monotonic() + self.start_timeout
         done = self.run(["systemctl", "restart", row["unit"]])
-        if done.rc != 0:
-            return self._with_log(row, done.words, begun)
-        first = self._restarts(row["unit"])
-        limit = time.monotonic() + self.start_timeout
-        waiting = "nothing answers"
-        while time.monotonic() < limit:
-            waiting = silent(row) or ""
-            if not waiting:
+        return Begun(since, limit, self._restarts(row["unit"]), done.words if done.rc != 0 else None)
+
+    def _wait(self, row: Mapping[str, Any], begun: Begun) -> Optional[str]:
+        """Until both services answer: null, or why they do not."""
+        if begun.error is not None:
+            return self._with_log(row, begun.error, begun.since)
+        while True:
+            waiting = silent(row)
+            if waiting is None:
                 return None
             # Twice from the start again: it will not be different the third time.
-            if self._restarts(row["unit"]) >= first + 2:
-                return self._with_log(row, "it ends again and again", begun)
+            if self._restarts(row["unit"]) >= begun.restarts + 2:
+                return self._with_log(row, "it ends again and again", begun.since)
+            if time.monotonic() >= begun.limit:
+                return self._with_log(row, "%s within %d s" % (waiting, self.start_timeout), begun.since)
             self.sleep(POLL_SECONDS)
-        return self._with_log(row, "%s after %d s" % (waiting, self.start_timeout), begun)
 
     def _restarts(self, unit: str) -> int:
         text = self.run(["systemctl", "show", "--property=NRestarts", "--value", unit]).out.strip()
