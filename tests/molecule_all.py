@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LOGS = ROOT / "artifacts" / "molecule"
 # The long ones first, so that the short ones fill the other half of the machine.
-LONGEST_FIRST = ("site", "gpu_verify", "refusals")
+LONGEST_FIRST = ("gpu_workbench", "site", "framework_image", "gpu_verify", "refusals")
 STEP = re.compile(r"\[\w+ > ([a-z_]+)\] Executing$")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LIMIT_SECONDS = 1200

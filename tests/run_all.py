@@ -49,6 +49,9 @@ UNIT_PATHS = (
     "tests/monitoring",
 )
 
+# Everything above the frameworks at once, on a node of its own.
+WORKBENCH = "tests/e2e/test_workbench.py"
+
 # The driver's whole life: mostly waiting for nodes, so more at once than cores. The longest first.
 LIFE = ("paths", "switch", "blocked", "interrupted", "kernel", "pains", "remove", "mismatch")
 
@@ -77,7 +80,7 @@ STEPS = (
     ),
     Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
-    Step("e2e", ((*PYTEST, "-v", "-m", "lab", "tests/e2e"),), needs_lab=True),
+    Step("e2e", ((*PYTEST, "-v", "-m", "lab", "--ignore", WORKBENCH, "tests/e2e"),), needs_lab=True),
     Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True, beside=True),
     Step(
         "host",
@@ -92,6 +95,8 @@ STEPS = (
         ),
         needs_lab=True,
     ),
+    Step("workbench", ((*PYTEST, "-v", "-m", "lab", WORKBENCH),), needs_lab=True, beside=True),
+    Step("monitoring", ((*PYTEST, "-v", "-m", "lab", "tests/monitoring"),), needs_lab=True, beside=True),
     # Three nodes' faults at a time, each in a pytest of its own; it ends with the benchmark's table. The node
     # that plays pairs only is left to `make bench-diagnosis`: the others play pairs as well.
     Step("faults", ((PYTHON, "tests/bench/diagnosis.py", "--leave-out", "pairs"),), needs_lab=True),
