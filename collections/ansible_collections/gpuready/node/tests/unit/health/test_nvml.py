@@ -12,6 +12,7 @@ import pynvml
 import pytest
 from gpuready.health import nvml_metrics
 
+
 def test_throttle_reasons_are_pynvmls() -> None:
     for bit, name in nvml_metrics.THROTTLE_REASONS.items():
         camel = "".join(part.title() for part in name.split("_"))
