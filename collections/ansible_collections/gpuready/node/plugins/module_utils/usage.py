@@ -234,7 +234,7 @@ def _why(diagnosis: Mapping[str, Any], subject: Mapping[str, Any], verdict: str)
         return [f"why: {cause['title']}" for cause in roots]
     if diagnosis.get("status") != "healthy" or verdict not in ("on_cpu", "idle"):
         return []
-    if subject["kind"] == "container" or subject.get("container") or subject.get("program"):
+    if subject.get("container") or (subject.get("program") or {}).get("name"):
         could = "it has a GPU and could use it: nothing is wrong from the node to the framework"
         if verdict == "idle":
             return [could]

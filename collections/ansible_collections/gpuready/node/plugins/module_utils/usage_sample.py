@@ -277,9 +277,10 @@ def _as_owner(uid: int, gid: int) -> Optional[Callable[[], None]]:
 
 
 def look_into(pid: int, processes: Processes) -> Optional[Dict[str, Any]]:
-    """What a Python on the host has of frameworks, as `framework` of a diagnosis' facts; null: it is none.
+    """A program on the host as `framework` of a diagnosis' facts; null where it is hidden or has ended.
 
-    Its own interpreter is asked, as its owner, without importing a framework (chain_python.py).
+    Its environment, and if it is a Python what that has of frameworks: its own interpreter is asked, as its
+    owner, without importing a framework (chain_python.py).
     """
     proc = processes.proc
     try:
@@ -291,28 +292,14 @@ def look_into(pid: int, processes: Processes) -> Optional[Dict[str, Any]]:
         here = os.readlink("%s/%d/ns/mnt" % (proc, pid)) == os.readlink("%s/self/ns/mnt" % proc)
     except OSError:
         return None
-    program = chain_python.program_of(str(pid), words)
-    if program is None or not here:
-        return None
     environment = chain_probe.environment_of(pairs)
-    try:
-        done = subprocess.run(
-            [program, "-c", chain_probe.python_text()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=PROGRAM_SECONDS,
-            cwd="/",
-            env=dict({"PATH": "/usr/bin:/bin"}, PYTHONDONTWRITEBYTECODE="1", LC_ALL="C", **environment),
-            preexec_fn=_as_owner(owner.st_uid, owner.st_gid),
-        )
-    except (OSError, subprocess.TimeoutExpired, subprocess.SubprocessError):
-        return None
-    facts = chain_probe.parse(done.stdout.decode("utf-8", "replace"))
-    survey = facts.get("python")
-    if not isinstance(survey, dict) or not survey.get("pythons"):
-        return None
-    own = survey["pythons"][0]
+    # The program's own variables; where they hide the GPU, that is what the diagnosis has to see.
+    facts: Dict[str, Any] = {"place": "host", "name": None, "env": environment}
+    # In another mount namespace its interpreter is another file.
+    program = chain_python.program_of(str(pid), words) if here else None
+    own = _ask_python(program, environment, owner) if program else None
+    if own is None:
+        return facts
     paths = processes.libraries(pid)
     libraries: Dict[str, str] = {}
     for path in paths:
@@ -321,7 +308,7 @@ def look_into(pid: int, processes: Processes) -> Optional[Dict[str, Any]]:
             libraries.setdefault(match.group(1).split(".so")[0], path)
     running = {
         "pid": pid,
-        "executable": own.get("executable"),
+        "executable": own["pythons"][0].get("executable"),
         "kernel": any("ipykernel" in word for word in words),
         "frameworks": [
             name for name, pattern in chain_python.LOADED if any(pattern.search(path) for path in paths)
@@ -329,11 +316,27 @@ def look_into(pid: int, processes: Processes) -> Optional[Dict[str, Any]]:
         "libraries": libraries,
         "environ": environment,
     }
-    framework = chain_probe.framework_facts(dict(survey, pythons=[own], processes=[running]))
-    if framework is None:
+    found = chain_probe.framework_facts(dict(own, pythons=own["pythons"][:1], processes=[running]))
+    return dict(found or {}, **dict(facts, name=(found or {}).get("name")))
+
+
+def _ask_python(program: str, environment: Dict[str, str], owner: os.stat_result) -> Optional[Dict[str, Any]]:
+    """What chain_python.py says, run by that interpreter as the owner and with the job's variables."""
+    try:
+        done = subprocess.run(
+            [program, "-c", chain_probe.python_text()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PROGRAM_SECONDS,
+            cwd="/",
+            env=dict({"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C"}, **environment),
+            preexec_fn=_as_owner(owner.st_uid, owner.st_gid),
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
-    # The program's own variables; where they hide the GPU, that is what the diagnosis has to see.
-    return dict(framework, place="host", env=environment)
+    survey = chain_probe.parse(done.stdout.decode("utf-8", "replace")).get("python")
+    return survey if isinstance(survey, dict) and survey.get("pythons") else None
 
 
 # -- for a while -------------------------------------------------------------------------------------------

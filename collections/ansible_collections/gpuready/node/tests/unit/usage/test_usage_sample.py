@@ -294,9 +294,7 @@ def test_a_busy_python_of_the_host_is_looked_into() -> None:
         job.wait()
     assert seen["subject"]["cpu_percent"] > 10
     program = seen["subject"]["program"]
-    if program is not None:  # a Python without any framework or tool that matters has nothing to say
-        assert program["place"] == "host"
-        assert program["env"]["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert (program["place"], program["env"]["CUDA_VISIBLE_DEVICES"]) == ("host", "-1")
     assert "a secret" not in repr(seen)
 
 
@@ -319,3 +317,36 @@ def test_looking_costs_little() -> None:
     started = time.monotonic()
     processes.table()
     assert time.monotonic() - started < 2
+
+
+def test_a_program_that_is_no_python_has_its_environment() -> None:
+    job = subprocess.Popen(["sleep", "60"], env={"CUDA_VISIBLE_DEVICES": "", "SECRET": "x"})
+    try:
+        found = usage_sample.look_into(job.pid, Processes())
+    finally:
+        job.kill()
+        job.wait()
+    assert found == {"place": "host", "name": None, "env": {"CUDA_VISIBLE_DEVICES": ""}}
+
+
+def test_a_python_with_a_framework_says_which(tmp_path: Path) -> None:
+    """A wheel for the CPU in a virtual environment, as pip leaves it there."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    (site / "torch").mkdir()
+    (site / "torch/version.py").write_text("__version__ = '2.5.1+cpu'\ncuda = None\nhip = None\n")
+    (site / "torch-2.5.1+cpu.dist-info").mkdir()
+    (site / "torch-2.5.1+cpu.dist-info/METADATA").write_text("Name: torch\n")
+    job = subprocess.Popen([str(tmp_path / "venv/bin/python"), "-c", "import time; time.sleep(60)"])
+    try:
+        found = usage_sample.look_into(job.pid, Processes())
+    finally:
+        job.kill()
+        job.wait()
+    assert found is not None
+    assert (found["name"], found["version"], found["cuda"], found["place"]) == (
+        "pytorch",
+        "2.5.1+cpu",
+        False,
+        "host",
+    )
