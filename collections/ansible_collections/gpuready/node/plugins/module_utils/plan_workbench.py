@@ -60,6 +60,7 @@ def _settings(work: Draft) -> workbench_files.Settings:
         homes=wishes["gpu_workbench_home_directory"],
         hostname=work.see("host", "hostname") or "workbench",
         launch_way=dig(work.runtime, "launch", "way") or "gpus",
+        driver=dig(work.driver, "version") or work.see("driver", "userspace", "version") or "",
     )
 
 

@@ -22,6 +22,7 @@ JUPYTER_INSIDE = 8888
 SSH_INSIDE = 2222
 LABEL_USER = "io.gpuready.workbench"
 LABEL_CONFIG = "io.gpuready.config"
+LABEL_DRIVER = "io.gpuready.driver"
 HOST_KEYS = ("ed25519", "ecdsa", "rsa")
 # A runaway program must not take the node's last process; frameworks start many threads.
 # Of root's rights, what giving the secrets to the user and becoming the user take.
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
     homes: str
     hostname: str
     launch_way: str  # gpus | runtime | cdi
+    driver: str  # its version; empty: not known
 
 
 def unit_name(user: str) -> str:
@@ -228,6 +230,8 @@ def docker_run(user: Mapping[str, Any], image: str, settings: Settings, home: st
     hostname = settings.hostname if _HOSTNAME.match(settings.hostname) else "workbench"
     words = ["/usr/bin/docker", "run", "--rm", "--pull=never", "--name=" + container_name(name)]
     words += ["--label=%s=%s" % (LABEL_USER, name), "--label=%s=%s" % (LABEL_CONFIG, config)]
+    # The driver's libraries are mounted at the start: with another driver it starts anew.
+    words.append("--label=%s=%s" % (LABEL_DRIVER, settings.driver))
     words += ["--hostname=" + hostname, "--log-driver=none", "--stop-timeout=%d" % STOP_SECONDS]
     # Root only until the start program has become the user, and nobody becomes it again.
     words += ["--user=0:0", "--cap-drop=ALL", *["--cap-add=" + right for right in RIGHTS]]

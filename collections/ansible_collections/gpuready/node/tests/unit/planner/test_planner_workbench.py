@@ -305,6 +305,13 @@ def test_another_configuration_starts_anew_this_one_alone(node: Node, change: di
     assert not any("bob" in line for action in result["actions"] for line in action["evidence"])
 
 
+def test_another_driver_starts_anew(node: Node) -> None:
+    """Its libraries were mounted into the container when that started, and are gone now."""
+    result = planned(node, ALICE, BOB, nvidia_driver_branch="535")
+    ids = [action["id"] for action in result["actions"]]
+    assert "driver.install" in ids and ids[-2:] == ["workbench.configure", "workbench.start"]
+
+
 def test_ssh_switched_off_leaves_its_files_over_but_not_the_host_keys(node: Node) -> None:
     node = copy.deepcopy(node)
     private = "/etc/gpuready/workbench/alice/ssh_host_keys/ssh_host_rsa_key"
