@@ -7,6 +7,7 @@ does by itself is for molecule; here it is whether they live together and whethe
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,12 +36,14 @@ class Life:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    """A bare node with the example's wishes."""
-    node = Node.up("e2e-workbench")
+    """A bare node with the example's wishes; GPUREADY_E2E_WORKBENCH names one that is there and stays."""
+    standing = os.environ.get("GPUREADY_E2E_WORKBENCH")
+    node = Node.existing(standing) if standing else Node.up("e2e-workbench")
     folder = tmp_path_factory.mktemp("workbench")
     play = Player(folder, (WORKBENCH, inventory_file(folder / "nodes.json", [node])), (node.name,))
     yield Life(node, play, node.fingerprint())
-    node.down()
+    if not standing:
+        node.down()
 
 
 def user(**changes: Any) -> dict[str, Any]:

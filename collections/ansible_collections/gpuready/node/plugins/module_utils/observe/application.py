@@ -132,8 +132,9 @@ def _name_listeners(node: Node, found: Dict[str, Dict[str, Any]]) -> None:
             handles = node.listdir("/proc/%s/fd" % pid)
         except OSError:  # it has ended, or belongs to somebody else
             continue
+        folder = node.host_path("/proc/%s/fd" % pid)
         for handle in handles:
-            target = _target(node, "/proc/%s/fd/%s" % (pid, handle))
+            target = _target("%s/%s" % (folder, handle))
             if target is None or not target.startswith("socket:["):
                 continue
             row = found.get(target[len("socket:[") : -1])
@@ -142,8 +143,9 @@ def _name_listeners(node: Node, found: Dict[str, Dict[str, Any]]) -> None:
                 row["process"] = (node.text("/proc/%s/comm" % pid) or "").strip() or None
 
 
-def _target(node: Node, path: str) -> Optional[str]:
+def _target(path: str) -> Optional[str]:
+    """What a handle is; the link itself, since `socket:[4711]` is no file that could be followed."""
     try:
-        return os.readlink(node.host_path(path))
+        return os.readlink(path)
     except OSError:
         return None
