@@ -40,7 +40,12 @@ UNIT = "gpuready-workbench-alice.service"
 
 ABOVE: Groups = {
     "images": (
-        damage("image_without_its_name", f"docker image rm --force {NAME}", "image.build"),
+        damage(
+            "image_without_its_name",
+            f"docker image rm --force {NAME}",
+            "image.build",
+            may=("workbench.start",),
+        ),
         damage(
             "image_of_a_recipe_that_is_gone",
             f"printf 'FROM %s\\nLABEL io.gpuready.recipe=old\\n' {NAME} "
@@ -72,6 +77,7 @@ ABOVE: Groups = {
     ),
     "services": (
         damage("workbench_stopped_and_disabled", f"systemctl disable --now {UNIT}", "workbench.start"),
+        damage("workbench_token_of_two_letters", f"echo ab > {BENCH}/alice/token", "workbench.configure"),
         damage(
             "health_configuration_edited",
             "sed -i 's/\\[/[ /' /etc/gpuready/health/health.json",
