@@ -14,6 +14,7 @@ LIMITS = {
     "gpu_health_metrics_interval_seconds": (5, 3600, 15),
     "gpu_health_check_interval_seconds": (30, 86400, 300),
     "gpu_health_verify_timeout_seconds": (10, 7200, 300),
+    "gpu_health_verify_package_delay_seconds": (0, 86400, 120),
 }
 
 

@@ -257,6 +257,7 @@ def _config(work: Draft) -> Dict[str, Any]:
         "textfile": _textfile(work),
         "gpu_metrics": wishes["gpu_health_exporter"] != "dcgm",
         "package_wait_seconds": PACKAGE_WAIT_SECONDS,
+        "package_quiet_seconds": wishes["gpu_health_verify_package_delay_seconds"],
         "expected": _expected(work),
         "workloads": [
             {

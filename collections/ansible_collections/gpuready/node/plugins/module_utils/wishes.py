@@ -99,6 +99,7 @@ DEFAULT_WISHES: Dict[str, Any] = {
     "gpu_health_verify_level": "list",
     "gpu_health_verify_timeout_seconds": 300,
     "gpu_health_verify_on_package_change_enabled": True,
+    "gpu_health_verify_package_delay_seconds": 120,
 }
 
 CHOICES: Dict[str, Tuple[str, ...]] = {

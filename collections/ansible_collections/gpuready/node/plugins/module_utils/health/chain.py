@@ -57,11 +57,20 @@ def locked(path: str) -> bool:
         os.close(handle)
 
 
-def wait_for_dpkg(seconds: float) -> bool:
-    """Until nobody installs any more; False when that takes too long."""
-    end = time.monotonic() + seconds
-    while any(locked(path) for path in LOCKS):
+def wait_for_dpkg(seconds: float, quiet: float = 0) -> bool:
+    """Until nobody installs any more, and has not for a while; False when that takes too long."""
+    end = time.monotonic() + seconds + quiet
+    while any(locked(path) for path in LOCKS) or changed_ago(STATUS) < quiet:
         if time.monotonic() >= end:
             return False
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(min(PAUSE_SECONDS, max(0.1, quiet)) if quiet else PAUSE_SECONDS)
     return True
+
+
+def changed_ago(path: str) -> float:
+    """How many seconds ago a file was written; long ago where there is none, or where the clock was set."""
+    try:
+        ago = time.time() - os.stat(path).st_mtime
+    except OSError:
+        return float("inf")
+    return ago if ago >= 0 else float("inf")

@@ -205,8 +205,10 @@ def verify(places: Places, reason: str, *, only_if_changed: bool = False) -> Opt
     with open(os.path.join(places.run, "verify.lock"), "w") as lock:
         # The daily one and that after a package's change may meet: the second then has the first's answer.
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Who changes the driver has more to do: load it anew, or boot. Looking now would stand in the way.
+        quiet = config["package_quiet_seconds"] if only_if_changed else 0
         while True:
-            chain.wait_for_dpkg(config["package_wait_seconds"])
+            chain.wait_for_dpkg(config["package_wait_seconds"], quiet)
             packages = chain.packages()
             last = remembered(places.of("verify"))
             if only_if_changed and last is not None and last.get("packages") == packages:

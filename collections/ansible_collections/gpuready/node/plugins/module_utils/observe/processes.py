@@ -9,7 +9,10 @@ from typing import Any, Dict, List, Optional, Set
 from .node import Node, ProbeError, natural_key
 
 PREFIX = "/dev/nvidia"
-_SERVICE = re.compile(r"/(nvidia-persistenced|nvidia-fabricmanager)\.service(?:/|$)", re.M)
+# gpuready's own looks at the GPUs last a moment; a reload of the driver stops and starts them as well.
+_SERVICE = re.compile(
+    r"/(nvidia-persistenced|nvidia-fabricmanager|gpuready-health-(?:metrics|check))\.service(?:/|$)", re.M
+)
 # The kernel keeps 15 letters of a command's name.
 _COMMANDS = {"nvidia-persiste": "nvidia-persistenced", "nv-fabricmanage": "nvidia-fabricmanager"}
 _UNIT = re.compile(r"\.(service|scope)(/|$)", re.M)

@@ -152,7 +152,14 @@ GPU_STACK: Dict[str, Any] = {
                     "pid": INTEGER,
                     "name": Null(STRING),
                     "files": STRINGS,
-                    "service": Null(OneOf("nvidia-persistenced", "nvidia-fabricmanager")),
+                    "service": Null(
+                        OneOf(
+                            "nvidia-persistenced",
+                            "nvidia-fabricmanager",
+                            "gpuready-health-metrics",
+                            "gpuready-health-check",
+                        )
+                    ),
                     "container": Null(STRING),
                 }
             )

@@ -49,6 +49,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> program.Places:
         "expected": EXPECTED,
         "workloads": [],
         "package_wait_seconds": 1,
+        "package_quiet_seconds": 0,
     }
     (tmp_path / "health.json").write_text(json.dumps(config))
     monkeypatch.setattr(os, "nice", lambda _by: 0)
@@ -253,6 +254,21 @@ def test_packages_of_the_chain_are_read_from_dpkgs_status(tmp_path: Path) -> Non
         "runc": "1.1 unpacked",
     }
     assert chain.packages(str(tmp_path / "none")) == {}
+
+
+def test_a_change_of_packages_is_given_time_to_settle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "status"
+    monkeypatch.setattr(chain, "STATUS", str(status))
+    monkeypatch.setattr(chain, "LOCKS", ())
+    assert chain.wait_for_dpkg(0, quiet=100)  # no dpkg here: nothing to wait for
+    status.touch()
+    begun = time.monotonic()
+    assert chain.wait_for_dpkg(5, quiet=0.4)
+    assert 0.2 < time.monotonic() - begun < 5
+    os.utime(status, (time.time() + 3600, time.time() + 3600))  # a clock that was set back
+    assert chain.wait_for_dpkg(0, quiet=100)
 
 
 def test_a_lock_is_asked_for_and_not_taken(tmp_path: Path) -> None:
