@@ -289,6 +289,8 @@ def up(*, bare: bool = False) -> None:
                 )
             )
         run_steps(steps, logs=settings.home() / "logs")
+        if bare:
+            services.drop_pushed(builder.engine)
         write_dot_lab(builder.engine)
         drop_old_node_images(builder.engine)
         # What this start replaced; images that a container still uses stay.

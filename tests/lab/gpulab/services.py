@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 import urllib.request
 
@@ -110,6 +111,18 @@ def wait_http(url: str, name: str, seconds: float = 20) -> None:
             return
         time.sleep(0.1)
     raise LabError(f"{name} does not answer on {url}: see `docker logs {name}`")
+
+
+def drop_pushed(docker: Docker) -> list[str]:
+    """Take out of the registry what tests and nodes pushed; the names of what went."""
+    repositories = settings.home() / "registry" / "docker" / "registry" / "v2" / "repositories"
+    own = {reference.partition("/")[0] for reference in (settings.TF_IMAGE, settings.SLIM_IMAGE)}
+    gone = [path for path in sorted(repositories.glob("*")) if path.name not in own]
+    for path in gone:
+        shutil.rmtree(path)
+    if gone:
+        collect_garbage(docker)
+    return [path.name for path in gone]
 
 
 def collect_garbage(docker: Docker) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpulab import machine, tools, trees
+from gpulab import machine, services, tools, trees
+from gpulab.engine import Docker
 
 
 def test_a_tree_is_built_once_per_content_and_the_former_one_goes(tmp_path: Path) -> None:
@@ -62,3 +63,17 @@ def test_a_missing_prometheus_is_taken_out_of_its_package_and_not_installed(
     assert asked == ["prometheus"]
     link = tmp_path / ".venv/bin/promtool"
     assert link.readlink() == tmp_path / "home/tools/prometheus/usr/bin/promtool"
+
+
+def test_a_bare_start_takes_out_what_tests_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path))
+    collected: list[bool] = []
+    monkeypatch.setattr(services, "collect_garbage", lambda _: collected.append(True))
+    repositories = tmp_path / "registry/docker/registry/v2/repositories"
+    docker = Docker("unix:///nowhere", own=True)
+    assert services.drop_pushed(docker) == [], "nothing was pushed yet"
+    for name in ("tensorflow/tensorflow", "gpulab/python-slim", "gpuready/tf-notebook", "standin/tensorflow"):
+        (repositories / name).mkdir(parents=True)
+    assert services.drop_pushed(docker) == ["gpuready", "standin"]
+    assert sorted(path.name for path in repositories.iterdir()) == ["gpulab", "tensorflow"]
+    assert collected == [True]
