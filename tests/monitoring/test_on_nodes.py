@@ -31,7 +31,8 @@ WISHES = {
     "gpu_health_enabled": True,
     "gpu_health_metrics_interval_seconds": 5,
 }
-BUSY = "while True: sum(range(10000))"
+#: Half a core at most: the machine has other things to do.
+BUSY = "import time\nwhile True: sum(range(100000)); time.sleep(0.003)"
 #: A Python and nothing else.
 SLIM = "gpulab-registry:5000/gpulab/python-slim:1"
 #: What a wheel that was built for the CPU leaves in an image.
@@ -54,8 +55,8 @@ run --gpus all --name wheel -v /opt/cpu/torch:/usr/lib/python3/dist-packages/tor
   -v /opt/cpu/torch-2.5.1+cpu.dist-info:/usr/lib/python3/dist-packages/torch-2.5.1+cpu.dist-info:ro \
   {SLIM} python3 -c '{BUSY}'
 docker run --name ended {IMAGE} sh -c 'exit 3' || true
+pkill -u ansible -f time.sleep || true
 CUDA_VISIBLE_DEVICES=-1 setsid nohup runuser -u ansible -- python3 -c '{BUSY}' >/dev/null 2>&1 &
-echo $! > /run/job.pid
 """
 
 
@@ -148,7 +149,7 @@ def test_job_that_is_not_on_the_gpu_fails_with_the_reason(
 
 
 def test_process_on_the_host_is_looked_into(watched: Watched) -> None:
-    pid = int(watched.node.sh("pgrep -u ansible -f 'while True' | tail -1"))
+    pid = int(watched.node.sh("pgrep -u ansible -f 'time.sleep' | tail -1"))
     code, said = watched.usage(pid=pid)
     assert code == 2 and f"process {pid} (python3) computes on the CPU" in said
     assert "CUDA_VISIBLE_DEVICES hides every GPU from the program" in said

@@ -177,6 +177,8 @@ class Subject:
         self.inside = inside
         # pid → [row at first, row at last]
         self.rows: Dict[int, List[Row]] = {}
+        self._looks = 0
+        self._wanting = 0
 
     @property
     def running(self) -> bool:
@@ -199,6 +201,9 @@ class Subject:
             members = set()
             if now is not None and now.started == self.first.started:
                 members = descendants(table, [self.first.pid])
+        self._looks += 1
+        # On a node that is busy with others it may get little of the CPU, and want all of it.
+        self._wanting += any(table[pid].state == "R" for pid in members)
         for pid in members:
             row = table[pid]
             kept = self.rows.get(pid)
@@ -256,6 +261,7 @@ class Subject:
             else ({"id": identifier, "name": names(identifier)} if identifier else None),
             "processes": listed,
             "cpu_percent": round(total, 1) if seconds > 0 else None,
+            "wants_cpu_percent": round(self._wanting / self._looks * 100, 1) if self._looks else None,
             "program": None,
         }
 

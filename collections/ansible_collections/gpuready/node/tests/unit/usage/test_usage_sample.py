@@ -187,6 +187,17 @@ def test_subject_is_a_process_and_what_it_started(proc: Proc) -> None:
     assert said["cpu_percent"] == 100.0 and said["running"]
 
 
+def test_how_often_the_subject_was_ready_to_compute(proc: Proc) -> None:
+    proc.add(10, "python3", state="R")
+    subject = usage_sample.Subject(proc.processes, pid=10, asked="10")
+
+    def later(since_seconds: float) -> Any:
+        proc.add(10, "python3", state="S")
+        return nvml()(since_seconds)
+
+    assert watched(proc, [nvml(), nvml(), nvml(), later], subject)["subject"]["wants_cpu_percent"] == 75.0
+
+
 def test_subject_that_ends_while_watched_is_told(proc: Proc) -> None:
     proc.add(10, "python3")
     subject = usage_sample.Subject(proc.processes, pid=10, asked="10")
@@ -337,8 +348,11 @@ def test_a_python_with_a_framework_says_which(tmp_path: Path) -> None:
     (site / "torch/version.py").write_text("__version__ = '2.5.1+cpu'\ncuda = None\nhip = None\n")
     (site / "torch-2.5.1+cpu.dist-info").mkdir()
     (site / "torch-2.5.1+cpu.dist-info/METADATA").write_text("Name: torch\n")
-    job = subprocess.Popen([str(tmp_path / "venv/bin/python"), "-c", "import time; time.sleep(60)"])
+    command = [str(tmp_path / "venv/bin/python"), "-c", "import time; print(flush=True); time.sleep(60)"]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
+        assert job.stdout is not None
+        job.stdout.readline()  # a program that has just begun has no words yet
         found = usage_sample.look_into(job.pid, Processes())
     finally:
         job.kill()
