@@ -178,9 +178,9 @@ def imported(path: Path) -> set[Path]:
 
 
 def on_nodes() -> list[Path]:
-    """Modules and all of module_utils that travel with them."""
+    """Modules, the node's own health program, and all of module_utils that travels with them."""
     found: set[Path] = set()
-    waiting = set(MODULES)
+    waiting = {*MODULES, COLLECTION / "plugins/module_utils/health/program.py"}
     while waiting:
         path = waiting.pop()
         found.add(path)
