@@ -458,7 +458,7 @@ class Workbenches:
             return
         self._quietly("stop", row["unit"])
         if not former.was_there:
-            self._take_away(row["name"], row["folder"], keep_home=True)
+            self._take_away(row["name"], row["folder"])
             with contextlib.suppress(OSError):
                 if row["home"] in self.homes_made:
                     os.rmdir(row["home"])
@@ -504,9 +504,10 @@ class Workbenches:
                 continue
             self._note("took away the workbench of %s" % name)
             if not self.check:
-                self._take_away(name, folder, keep_home=True)
+                self._take_away(name, folder)
 
-    def _take_away(self, name: str, folder: str, *, keep_home: bool) -> None:
+    def _take_away(self, name: str, folder: str) -> None:
+        """All but the home."""
         unit = PREFIX + name + SUFFIX
         container = PREFIX + name
         unit_path = "%s/%s" % (UNITS, unit)
