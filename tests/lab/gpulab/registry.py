@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import subprocess
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -234,6 +235,9 @@ class Registry:
         if tree is not None:
             status, _, config_text = self.call("GET", f"/v2/{from_}/blobs/{manifest['config']['digest']}")
             config = json.loads(config_text)
+            # The same files make the same image, whoever makes it again beside its users.
+            for path in [tree, *tree.rglob("*")]:
+                os.utime(path, (0, 0), follow_symlinks=False)
             for layer in tree_layers(tree, comment):
                 self.upload_stream(to, layer)
                 config["rootfs"]["diff_ids"].append(layer.digest)
