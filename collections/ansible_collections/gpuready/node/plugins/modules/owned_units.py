@@ -171,7 +171,7 @@ class Systemd:
 
     def _said(self, names: List[str]) -> str:
         """What the units themselves wrote last: systemctl only says where to look."""
-        lines = []
+        lines: List[str] = []
         for name in names:
             rc, out, _err = self._run(
                 ["journalctl", "--unit=" + name, "--boot", "--lines=10", "--no-pager", "--output=cat"],
