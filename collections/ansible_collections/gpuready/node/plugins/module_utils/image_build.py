@@ -16,7 +16,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What only says that a step failed, which the message says already.
 _NOISE = re.compile(
     r"^(?:Removing intermediate container|Step \d+/\d+|---> |ERROR: failed to (?:solve|build)|-{3,}|\s*$"
-    r"|WARNING: |\[notice\]|debconf: )"
+    r"|Sending build context|WARNING: |\[notice\]|debconf: )"
 )
 
 
