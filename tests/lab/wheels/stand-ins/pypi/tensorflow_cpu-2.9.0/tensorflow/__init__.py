@@ -1,4 +1,4 @@
-"""SIMULATED tensorflow-cpu 2.9.0: installed over TensorFlow, as the real one is, it leaves a CPU-only build."""
+"""SIMULATED tensorflow-cpu 2.9.0: installed over TensorFlow, as the real one is, it leaves a CPU build."""
 
 from types import SimpleNamespace
 

@@ -1,0 +1,3 @@
+"""SIMULATED TensorFlow 2.8.0: there to be refused where a recipe asks for another version than its base."""
+
+__version__ = "2.8.0"
