@@ -42,6 +42,9 @@ def asked() -> Iterator[tuple[str, str]]:
         yield f"dashboard: {title}", expression
     for rule in RULES:
         yield f"alert: {rule['alert']}", rule["expr"]
+    for group in yaml.safe_load((FOLDER / "dcgm.yml").read_text(encoding="utf-8"))["groups"]:
+        for rule in group["rules"]:
+            yield f"what DCGM's {rule['expr']} becomes", rule["record"]
     yield "console", CONSOLE.read_text(encoding="utf-8").replace("consoles/gpuready.html", "")
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     for variable in dashboard["templating"]["list"]:
@@ -52,9 +55,9 @@ def asked() -> Iterator[tuple[str, str]]:
 
 def test_rules_are_valid_and_fire_when_they_should() -> None:
     for words in (
-        ("check", "rules", "alerts.yml"),
+        ("check", "rules", "alerts.yml", "dcgm.yml"),
         ("check", "config", "scrape.example.yml"),
-        ("test", "rules", "alerts.test.yml"),
+        ("test", "rules", "alerts.test.yml", "dcgm.test.yml"),
     ):
         done = promtool(*words)
         assert done.returncode == 0, f"promtool {' '.join(words)}: {done.stdout}{done.stderr}"
