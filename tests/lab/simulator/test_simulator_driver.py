@@ -495,12 +495,12 @@ def users(tmp_path: Path) -> Path:
     return program
 
 
-def gather(driver: Driver, users: Path) -> str:
-    """Tell the driver who holds a context now."""
+def gather(driver: Driver, users: Path, *pids: int) -> None:
+    """Tell the driver who holds a context now; of these, for a lab's nodes may run on this machine, too."""
     text = subprocess.run([users, "--processes"], capture_output=True, text=True, check=True).stdout
-    ours = [line for line in text.splitlines() if line.startswith(("pidns", "0000:"))]
-    driver.machine.write("proc/driver/gpulab/processes", "\n".join(ours) + "\n")
-    return text
+    first, *lines = text.splitlines()
+    ours = [line for line in lines if int(line.split()[2]) in pids]
+    driver.machine.write("proc/driver/gpulab/processes", "\n".join([first, *ours]) + "\n")
 
 
 def hold(driver: Driver, *arguments: str) -> subprocess.Popen[str]:
@@ -524,7 +524,7 @@ def test_who_holds_a_context_is_listed_with_its_memory(driver: Driver, users: Pa
     process = hold(driver, "--gpu", "0", "--mib", "4096")
     second = hold(driver, "--gpu", "0")
     try:
-        gather(driver, users)
+        gather(driver, users, process.pid, second.pid)
         a100, t4 = metrics(driver)
         assert sorted(a100["compute"]) == sorted([[process.pid, 4496], [second.pid, 400]])
         assert (a100["used"], t4["compute"], t4["used"]) == (4896, [], 0)
@@ -548,7 +548,7 @@ def test_who_holds_a_context_is_listed_with_its_memory(driver: Driver, users: Pa
         for each in (process, second):
             each.terminate()
             each.wait()
-    gather(driver, users)
+    gather(driver, users, process.pid, second.pid)
     assert metrics(driver)[0]["compute"] == [], "it is gone with its process"
     assert "No running processes found" in driver.smi()[1]
 
@@ -584,7 +584,7 @@ sys.stdin.read()
     )
     assert process.stdout is not None
     parent, child = (int(word) for word in process.stdout.readline().split())
-    gather(driver, users)
+    gather(driver, users, parent, child)
     pids = [pid for pid, _ in metrics(driver)[0]["compute"]]
     process.communicate("")
     assert parent in pids
@@ -629,7 +629,7 @@ print(c.cuCtxDestroy_v2(context), c.cuMemAlloc_v2(ctypes.byref(a), ctypes.c_size
     ]
 
 
-def test_processes_of_the_profile_are_gathered_as_well(driver: Driver, users: Path) -> None:
+def test_processes_of_the_profile_are_gathered_as_well(driver: Driver) -> None:
     apply(driver.machine, processes=[{"pid": os.getpid(), "memory_mib": 64, "type": "G"}])
     lines = driver.machine.read("proc/driver/gpulab/declared").splitlines()
     assert lines == [f"0000:3b:00.0 G {os.getpid()} 65536"]
