@@ -78,8 +78,9 @@ STEPS = (
             for path in UNIT_PATHS
         ),
     ),
+    # It fetches and unpacks packages for a good part of its time.
+    Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True, beside=True),
     Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
-    Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True),
     Step("e2e", ((*PYTEST, "-v", "-m", "lab", "--ignore", WORKBENCH, "tests/e2e"),), needs_lab=True),
     Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True, beside=True),
     Step(
