@@ -136,7 +136,7 @@ def disagreements(
         others = [
             row for row in alternatives if row.framework == workload.framework and python_suits(row, python)
         ]
-        newest = max(others, key=lambda row: (Version(row.version), Version(row.cuda))) if others else None
+        newest = max(others, key=lambda row: (Version(row.version), row.default_variant)) if others else None
         found.append(
             Disagreement(
                 "framework.python_mismatch",

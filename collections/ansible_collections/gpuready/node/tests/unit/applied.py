@@ -60,6 +60,7 @@ def apply(node: Node, plan: Node, hidden: Node | None = None) -> Node:
     docker(node, plan, done)
     driver(node, plan, done)
     cdi(node, plan, done)
+    venvs(node, plan, done)
     derived_images(node, plan, done)
     workbenches(node, plan, done)
     health(node, plan, done)
@@ -329,6 +330,50 @@ def health(node: Node, plan: Node, done: list[str]) -> None:
 
 def owned_file(mode: str, digest: str) -> Node:
     return {"sha256": digest, "mode": mode, "owner": "root", "link": None}
+
+
+# environments -------------------------------------------------------------------------------------------
+
+
+def venvs(node: Node, plan: Node, done: list[str]) -> None:
+    framework = node["framework"]
+    if "venv.packages" in done:
+        needed = {name for row in plan["venvs"] for name in row["needs"]}
+        for python in framework["pythons"]:
+            python["venv"] = python["venv"] or f"python{python['version']}-venv" in needed
+    if "venv.install" in done:
+        for row in plan["venvs"]:
+            if not row["present"]:
+                assert next(p["venv"] for p in framework["pythons"] if p["path"] == row["python"])
+                rows = [other for other in framework["venvs"] if other["path"] != row["path"]]
+                framework["venvs"] = [*rows, venv_row(row)]
+    if "venv.remove" in done:
+        gone = {path for row in plan["venvs_absent"] for path in [row["path"], *row["builds"]]}
+        for row in framework["venvs"]:
+            row["former"] = [former for former in row["former"] if former["path"] not in gone]
+        framework["venvs"] = [row for row in framework["venvs"] if row["path"] not in gone]
+
+
+def venv_row(row: Node) -> Node:
+    """What is observed of an environment that the role has made."""
+    names = [requirement.partition("==")[::2] for requirement in row["requirements"]]
+    packages = {name.lower(): version or "1.0" for name, version in names}
+    packages["nvidia-cudnn-cu12"] = "9.1.0.70"
+    stamp = {key: row[key] for key in ("name", "workload", "hash", "python_version", "requirements")}
+    return {
+        "name": row["name"],
+        "path": row["path"],
+        "target": row["build"],
+        "foreign": False,
+        "complete": True,
+        "stamp": {**stamp, "packages": dict(packages)},
+        "python": f"{row['python_version']}.4",
+        "owner": row["owner"],
+        "packages": packages,
+        "former": [],
+        "used_by": [],
+        "size_mib": None,
+    }
 
 
 # the driver ---------------------------------------------------------------------------------------------

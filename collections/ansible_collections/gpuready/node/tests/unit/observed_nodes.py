@@ -225,15 +225,16 @@ def bare(
     """A freshly installed Ubuntu server with GPUs and nothing of the stack."""
     if branches is None:
         branches = {580: f"580.95.05-0ubuntu0.{version_id}.2", 535: f"535.274.02-0ubuntu0.{version_id}.1"}
+    codename = {"20.04": "focal", "22.04": "jammy", "24.04": "noble"}[version_id]
     candidates: Node = {
         "docker.io": offer(docker),
         "containerd": offer("1.7.28-0ubuntu1"),
         "dkms": offer("2.8.7-2ubuntu2"),
+        f"python{PYTHONS[codename]}-venv": offer("3.10.12-1"),
         f"linux-headers-{kernel}": offer("5.15.0-157.167"),
     }
     for branch, version in branches.items():
         candidates.update(driver_packages(branch, version, kernel))
-    codename = {"20.04": "focal", "22.04": "jammy", "24.04": "noble"}[version_id]
     return {
         "schema": 1,
         "seconds": 0.2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -130,8 +131,6 @@ def _python(node: Node, target: str) -> Optional[str]:
 
 
 def _owner(node: Node, target: str) -> Optional[str]:
-    import pwd
-
     seen = node.stat(target)
     if seen is None:
         return None

@@ -23,6 +23,9 @@ WISHES: dict[str, Any] = {
         {"name": "tf-notebook", "base": "tensorflow-2.9", "jupyter": True, "ssh": True, "pip": ["pandas<3"]}
     ],
     "gpu_workbench_users": [{"name": "alice", "authorized_keys": [ALICE]}],
+    "framework_venv_environments": [
+        {"name": "research", "workload": "pytorch-2.5-cu124", "packages": ["torchvision"]}
+    ],
 }
 VERSION = "580.95.05"
 
@@ -199,6 +202,29 @@ def _left_over(node: Node) -> None:
 
 def _another_bench(node: Node) -> None:
     node["application"]["workbenches"].append({**copy.deepcopy(_bench(node)), "name": "bob"})
+
+
+def _venv(node: Node) -> Node:
+    return node["framework"]["venvs"][0]
+
+
+def _in_venv(**values: Any) -> Damage:
+    return lambda node: _venv(node).update(values)
+
+
+def _former_build(node: Node) -> None:
+    _venv(node)["former"] = [{"path": _venv(node)["path"] + "@0123456789ab", "used_by": []}]
+
+
+def _another_venv(node: Node) -> None:
+    path = "/opt/gpuready/venvs/old"
+    row = {**copy.deepcopy(_venv(node)), "name": "old", "path": path, "target": path + "@0123456789ab"}
+    node["framework"]["venvs"].append(row)
+
+
+def _no_venv_module(node: Node) -> None:
+    node["framework"]["pythons"][0]["venv"] = False
+    node["framework"]["venvs"] = []
 
 
 HEALTH = "/etc/gpuready/health/health.json"
@@ -390,6 +416,30 @@ DAMAGES: list[tuple[str, Damage, list[str]]] = [
     ("workbench configured otherwise", _in_bench("container", config="0" * 64), ["workbench.start"]),
     ("workbench from an older image", _in_bench("container", image_id="sha256:old"), ["workbench.start"]),
     ("workbench that nobody is to have", _another_bench, ["workbench.remove"]),
+    ("environment gone", lambda n: n["framework"].update(venvs=[]), ["venv.install"]),
+    ("environment's name gone", _in_venv(target=None, complete=False, stamp=None), ["venv.install"]),
+    ("environment broken", _in_venv(complete=False), ["venv.install"]),
+    ("environment for something else", lambda n: _venv(n)["stamp"].update(hash="0" * 64), ["venv.install"]),
+    (
+        "environment's torch swapped",
+        lambda n: _venv(n)["packages"].update(torch="2.5.1+cpu"),
+        ["venv.install"],
+    ),
+    (
+        "environment's cuDNN swapped",
+        lambda n: _venv(n)["packages"].update({"nvidia-cudnn-cu12": "9.10.2.21"}),
+        ["venv.install"],
+    ),
+    ("environment without its package", lambda n: _venv(n)["packages"].pop("torchvision"), ["venv.install"]),
+    ("environment somebody else's", _in_venv(owner="bob"), ["venv.install"]),
+    (
+        "environment for the former Python",
+        lambda n: n["framework"]["pythons"][0].update(version="3.12"),
+        ["venv.install", "health.configure"],
+    ),
+    ("environment and what makes it gone", _no_venv_module, ["venv.packages", "venv.install"]),
+    ("former build of an environment", _former_build, ["venv.remove"]),
+    ("environment that nothing wants", _another_venv, ["venv.remove"]),
     ("node_exporter removed", _no_exporter, ["health.packages"]),
     ("health's expectations gone", lambda n: _files(n).pop(HEALTH), ["health.configure"]),
     (
