@@ -162,6 +162,7 @@ def ways(inventories: Sequence[str] | None, pattern: str) -> dict[str, Way]:
     """Every node of the pattern, by the inventory."""
     try:
         from ansible import constants
+        from ansible.cli import CLI
         from ansible.inventory.manager import InventoryManager
         from ansible.parsing.dataloader import DataLoader
         from ansible.plugins.loader import connection_loader, init_plugin_loader
@@ -180,6 +181,10 @@ def ways(inventories: Sequence[str] | None, pattern: str) -> dict[str, Way]:
         for source in inventories or []:
             if "," not in source and not os.path.exists(source):
                 raise Trouble(f"-i {source}: there is no such inventory")
+        # Where the site's configuration says how; nobody is asked for a password.
+        vaults = list(constants.DEFAULT_VAULT_IDENTITY_LIST or [])
+        if vaults or constants.DEFAULT_VAULT_PASSWORD_FILE:
+            loader.set_vault_secrets(CLI.setup_vault_secrets(loader, vaults, auto_prompt=False))
         inventory = InventoryManager(loader=loader, sources=sources)
         variables = VariableManager(loader=loader, inventory=inventory)
         hosts = inventory.get_hosts(pattern)
@@ -190,7 +195,11 @@ def ways(inventories: Sequence[str] | None, pattern: str) -> dict[str, Way]:
         raise Trouble(f"--limit {pattern}: no host of {', '.join(sources)} matches")
     found = {}
     for host in hosts:
-        own = variables.get_vars(host=host)
+        try:
+            own = variables.get_vars(host=host)
+        except AnsibleError as error:
+            found[host.name] = Way(None, " ".join(str(error).split()), False)
+            continue
         templar = Templar(loader=loader, variables=own)
 
         def value(name: str, fallback: Any = None, own: Any = own, templar: Any = templar) -> Any:
@@ -212,6 +221,10 @@ def ways(inventories: Sequence[str] | None, pattern: str) -> dict[str, Way]:
             names = constants.config.get_plugin_vars("connection", "ssh")
             given = {name: value(name) for name in names if name in own}
             options = constants.config.get_plugin_options("connection", "ssh", variables=given)
+            if options.get("password"):
+                raise AnsibleError(
+                    "its SSH takes a password, and watch takes keys only; see playbooks/watch.yml"
+                )
             command = ssh_command(options, str(value("ansible_host", host.name)), remote_command(python))
             found[host.name] = Way(command, None, simulated)
         except AnsibleError as error:

@@ -103,6 +103,34 @@ def test_ways_come_from_the_inventory(tmp_path: Path) -> None:
     assert found["gpu03"].command is None and "the lab is down" in str(found["gpu03"].trouble)
 
 
+def test_vault_is_opened_as_the_site_configures_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of variables that is encrypted as a whole, as many sites have it."""
+    password = tmp_path / "password"
+    password.write_text("open sesame")
+    variables = tmp_path / "inventory/group_vars/gpu_nodes.yml"
+    variables.parent.mkdir(parents=True)
+    variables.write_text("ansible_user: somebody\n")
+    inventory(tmp_path / "inventory", gpu01={})
+    vault = [
+        str(Path(sys.executable).parent / "ansible-vault"),
+        "encrypt",
+        "--vault-password-file",
+        str(password),
+    ]
+    subprocess.run([*vault, str(variables)], check=True, capture_output=True)
+
+    closed = watch_cli.ways([str(tmp_path / "inventory")], "gpu_nodes")["gpu01"]
+    assert closed.command is None and "vault" in str(closed.trouble).lower()
+    monkeypatch.setattr("ansible.constants.DEFAULT_VAULT_PASSWORD_FILE", str(password))
+    opened = watch_cli.ways([str(tmp_path / "inventory")], "gpu_nodes")["gpu01"]
+    assert opened.command is not None and "User=somebody" in opened.command
+
+
+def test_node_that_takes_a_password_is_told_apart(tmp_path: Path) -> None:
+    found = watch_cli.ways([inventory(tmp_path, gpu01={"ansible_password": "hunter2"})], "gpu_nodes")["gpu01"]
+    assert found.command is None and "keys only" in str(found.trouble) and "hunter2" not in str(found.trouble)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
