@@ -96,7 +96,6 @@ STEPS = (
         ),
         needs_lab=True,
     ),
-    Step("workbench", ((*PYTEST, "-v", "-m", "lab", WORKBENCH),), needs_lab=True, beside=True),
     Step("monitoring", ((*PYTEST, "-v", "-m", "lab", "tests/monitoring"),), needs_lab=True, beside=True),
     # Three nodes' faults at a time, each in a pytest of its own; it ends with the benchmark's table. The node
     # that plays pairs only is left to `make bench-diagnosis`: the others play pairs as well.
@@ -108,6 +107,7 @@ STEPS = (
         needs_lab=True,
         at_once=4,
     ),
+    Step("workbench", ((*PYTEST, "-v", "-m", "lab", WORKBENCH),), needs_lab=True, beside=True),
 )
 
 
