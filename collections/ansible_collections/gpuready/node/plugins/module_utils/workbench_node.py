@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import socket
@@ -26,8 +27,10 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 FOLDER = "/etc/gpuready/workbench"
 UNITS = "/etc/systemd/system"
 PREFIX, SUFFIX = "gpuready-workbench-", ".service"
+LABEL_USER = "io.gpuready.workbench"
 LABEL_CONFIG = "io.gpuready.config"
 HOST_KEYS = ("ed25519", "ecdsa", "rsa")
+NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}$")
 FIRST_UID, LAST_UID = 20000, 59999
 LOG_LINES = 30
 POLL_SECONDS = 0.5
@@ -488,11 +491,16 @@ class Workbenches:
     # absent -------------------------------------------------------------------------------------------------
 
     def names(self) -> List[str]:
-        """Whoever has a folder or a unit here."""
+        """Whoever has a folder, a unit, a container or a network here."""
         found = set(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else set()
         for name in os.listdir(UNITS) if os.path.isdir(UNITS) else []:
             if name.startswith(PREFIX) and name.endswith(SUFFIX):
                 found.add(name[len(PREFIX) : -len(SUFFIX)])
+        label = '{{.Label "%s"}}' % LABEL_USER
+        for listing in (["ps", "--all"], ["network", "ls"]):
+            done = self.run(["docker", *listing, "--filter", "label=" + LABEL_USER, "--format", label])
+            if done.rc == 0:
+                found.update(name for name in done.out.split() if NAME.match(name))
         return sorted(found)
 
     def absent(self, names: Sequence[str]) -> None:
@@ -500,7 +508,8 @@ class Workbenches:
             folder = "%s/%s" % (FOLDER, name)
             unit = "%s/%s%s%s" % (UNITS, PREFIX, name, SUFFIX)
             container = PREFIX + name
-            if not (os.path.exists(folder) or os.path.exists(unit) or self._container(container)):
+            there = os.path.exists(folder) or os.path.exists(unit)
+            if not (there or self._container(container) or self._network(container)):
                 continue
             self._note("took away the workbench of %s" % name)
             if not self.check:
@@ -518,7 +527,7 @@ class Workbenches:
         self._quietly("reset-failed", unit)
         if self._container(container) is not None:
             self._must(["docker", "rm", "--force", container])
-        if shutil.which("docker") and self.run(["docker", "network", "inspect", container]).rc == 0:
+        if self._network(container):
             self._must(["docker", "network", "rm", container])
         if os.path.isdir(folder):
             shutil.rmtree(folder)
@@ -567,6 +576,9 @@ class Workbenches:
             ((details.get("Config") or {}).get("Labels") or {}).get(LABEL_CONFIG),
             details.get("Image"),
         )
+
+    def _network(self, name: str) -> bool:
+        return self.run(["docker", "network", "inspect", name]).rc == 0
 
     def _enabled(self, unit: str) -> bool:
         return self.run(["systemctl", "is-enabled", unit]).out.strip() == "enabled"

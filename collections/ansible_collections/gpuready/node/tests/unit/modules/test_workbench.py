@@ -59,6 +59,9 @@ class Machine:
             return Result(0, json.dumps([there]), "") if there else Result(1, "", "No such container")
         if words[:2] == ["network", "inspect"]:
             return Result(0 if name in self.networks else 1, "", "")
+        if words[:2] in (["network", "ls"], ["ps", "--all"]):
+            names = self.networks if words[0] == "network" else self.containers
+            return Result(0, "".join(name[len("gpuready-workbench-") :] + "\n" for name in names), "")
         if words[:2] == ["network", "rm"]:
             self.networks.discard(name)
         if words[0] == "rm":
@@ -429,6 +432,15 @@ def test_absent_takes_all_but_the_home(machine: Machine, tmp_path: Path) -> None
     assert not [path for path in everything(tmp_path / "etc") if "alice" in path]
     assert machine.enabled == {"gpuready-workbench-bob.service"}
     assert machine.networks == {"gpuready-workbench-bob"}
+
+
+def test_what_is_left_without_any_file_is_found(machine: Machine) -> None:
+    machine.containers["gpuready-workbench-carol"] = {"State": {"Running": True}}
+    machine.networks = {"gpuready-workbench-dave", "gpuready-workbench-../etc"}
+    benches = Workbenches(run=machine.run)
+    assert benches.names() == ["carol", "dave"]
+    benches.absent(benches.names())
+    assert machine.containers == {} and machine.networks == {"gpuready-workbench-../etc"}
 
 
 def test_homes_go_only_when_they_are_named(machine: Machine, tmp_path: Path) -> None:
