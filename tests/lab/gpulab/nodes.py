@@ -329,7 +329,7 @@ def node_files(
         "etc/gpulab/simulated.json": (0o644, (json.dumps(simulated, indent=2) + "\n").encode()),
         HARDWARE.lstrip("/"): (0o644, (json.dumps(hardware, indent=2) + "\n").encode()),
     }
-    keyring = settings.home() / "mirror" / "current" / f"{os_.distribution}-keyring.gpg"
+    keyring = settings.home() / "mirror" / "archives" / "current" / f"{os_.distribution}-keyring.gpg"
     if keyring.exists():
         files[f"etc/apt/sources.list.d/{os_.distribution}.sources"] = (0o644, apt_sources(os_).encode())
         files[archive_keyring(os_).lstrip("/")] = (0o644, keyring.read_bytes())
