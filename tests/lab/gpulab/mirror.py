@@ -46,6 +46,11 @@ def root() -> Path:
     return settings.home() / "mirror" / "archives"
 
 
+def keyring(distribution: str) -> Path:
+    """The key of a distribution's archives."""
+    return root() / "current" / f"{distribution}-keyring.gpg"
+
+
 def images_root() -> Path:
     """What it serves below /images."""
     return settings.home() / "mirror" / "images"

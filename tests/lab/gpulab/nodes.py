@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import keys, machine, rootfs, settings, simulator
+from . import keys, machine, mirror, rootfs, settings, simulator
 from .engine import Docker
 from .errors import LabError
 from .settings import NodeOs, NodeSpec
