@@ -267,8 +267,8 @@ def dockerfile(recipe: Mapping[str, Any], base_image: str, wheel: Sequence[str] 
         "FROM %s" % base_image,
         "",
         "# The base's own user comes back at the end.",
-        "ARG BASE_USER=root",
-        "USER root",
+        "ARG BASE_USER=0",
+        "USER 0",
         "COPY %s %s/" % (" ".join(parts), FOLDER),
     ]
     if apt or pip or wheel:
@@ -290,8 +290,7 @@ def dockerfile(recipe: Mapping[str, Any], base_image: str, wheel: Sequence[str] 
             "ARG WHEEL_INDEX_URL",
             "ARG PIP_INDEX_URL",
             "ARG PIP_TRUSTED_HOST",
-            'RUN PIP_EXTRA_INDEX_URL="${PIP_INDEX_URL:-}" PIP_INDEX_URL="${WHEEL_INDEX_URL}" \\',
-            "    %s" % _words("%s/pip-install" % FOLDER, wheel),
+            "RUN %s" % _words("%s/pip-install --wheel" % FOLDER, wheel),
         ]
     if pip:
         lines += [] if wheel else ["ARG PIP_INDEX_URL", "ARG PIP_TRUSTED_HOST"]

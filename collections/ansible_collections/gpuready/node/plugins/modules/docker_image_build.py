@@ -300,7 +300,7 @@ class Build:
             assert self.base is not None
             has = dict(self.given["labels"])
             has[recipes.BASE] = self.base["Id"]
-            user = (self.base.get("Config") or {}).get("User") or "root"
+            user = (self.base.get("Config") or {}).get("User") or "0"
             given = dict(self.given["build_args"], BASE_USER=user)
             for key, value in sorted(has.items()):
                 arguments += ["--label", "%s=%s" % (key, value)]

@@ -181,7 +181,7 @@ def test_wheel_comes_in_from_the_index_of_its_cuda():
     (recipe,) = answer["recipes"]
     assert recipe["wheel"] == ["torch==2.5.1+cu124"]
     assert recipe["wheel_index_url"] == "http://mirror/whl/cu124/"
-    assert "pip-install torch==2.5.1+cu124" in recipe["dockerfile"]
+    assert "pip-install --wheel torch==2.5.1+cu124" in recipe["dockerfile"]
     assert answer["driver_only"] == [] and answer["workloads"][-1]["expect"]["cuda"] == "12.4"
     assert not answer["conflicts"]
 
