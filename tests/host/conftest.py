@@ -25,6 +25,7 @@ ROLES = {
     "docker_engine": "what the role docker_engine leaves on a node",
     "nvidia_container_toolkit": "what the role nvidia_container_toolkit leaves on a node",
     "framework_image": "what the role framework_image leaves on a node",
+    "framework_venv": "what the role framework_venv leaves on a node",
     "gpu_workbench": "what the users of workbenches meet",
     "gpu_verify": "what a user of the finished node sees",
     "gpu_health": "what the role gpu_health leaves on a node, and what it sees",

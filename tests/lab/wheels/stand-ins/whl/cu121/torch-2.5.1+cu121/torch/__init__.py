@@ -1,0 +1,1 @@
+../../../cu124/torch-2.5.1+cu124/torch/__init__.py
