@@ -329,10 +329,9 @@ def node_files(
         "etc/gpulab/simulated.json": (0o644, (json.dumps(simulated, indent=2) + "\n").encode()),
         HARDWARE.lstrip("/"): (0o644, (json.dumps(hardware, indent=2) + "\n").encode()),
     }
-    keyring = settings.home() / "mirror" / "archives" / "current" / f"{os_.distribution}-keyring.gpg"
-    if keyring.exists():
-        files[f"etc/apt/sources.list.d/{os_.distribution}.sources"] = (0o644, apt_sources(os_).encode())
-        files[archive_keyring(os_).lstrip("/")] = (0o644, keyring.read_bytes())
+    files[f"etc/apt/sources.list.d/{os_.distribution}.sources"] = (0o644, apt_sources(os_).encode())
+    # A node without it would have no archive at all.
+    files[archive_keyring(os_).lstrip("/")] = (0o644, mirror.keyring(os_.distribution).read_bytes())
     return files
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import keys, lab, machine, mirror, nodes, rootfs, services, settings, simulator
+from . import keys, lab, machine, mirror, nodes, rootfs, services, settings, simulator, trees
 from .engine import Docker
 from .errors import LabError
 from .settings import NodeSpec
@@ -235,7 +234,7 @@ def publish(apt: AptRoot, target: Path) -> int:
             place = target / archive / re.findall(r"^Filename: (.*)$", stanza, flags=re.MULTILINE)[0]
             if not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                link(found[deb_name(stanza)], place)
+                trees.link(found[deb_name(stanza)], place)
             done.add(deb_name(stanza))
         index = target / archive / "dists" / suite / component / "binary-amd64"
         index.mkdir(parents=True)
@@ -261,14 +260,6 @@ def publish(apt: AptRoot, target: Path) -> int:
 
 
 SUITE_NAMES = {"bullseye": "oldoldstable", "bookworm": "oldstable", "trixie": "stable"}
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file at another place; a copy where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def fetch(codename: str, *, refresh: bool = False) -> Path:
@@ -326,7 +317,7 @@ def serve(docker: Docker) -> str:
     if not current.is_symlink():
         current.symlink_to("archive")
     return services.ensure_service(
-        docker, SERVER, "mirror", f"{root}:/srv/mirror:ro", ["nginx", "-c", "/etc/nginx/gpulab.conf"]
+        docker, SERVER, "mirror", f"{root}:/srv/mirror/archives:ro", ["nginx", "-c", "/etc/nginx/gpulab.conf"]
     )
 
 

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from gpulab import nodes, settings
+from gpulab import mirror, nodes, settings
 from gpulab.errors import LabError
 
 
@@ -139,3 +139,26 @@ def test_too_few_inotify_instances_are_named() -> None:
     assert nodes.inotify_hint("nothing of the kind") == ""
     hint = nodes.inotify_hint("systemd[1]: Failed to create inotify watch: Too many open files")
     assert "fs.inotify.max_user_instances" in hint
+
+
+@pytest.mark.parametrize("key", ["ubuntu-22.04", "debian-11"])
+def test_a_node_has_its_archive_and_the_archives_key_from_the_mirror(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node without it would boot well and have nothing to install from."""
+    monkeypatch.setenv("GPULAB_HOME", str(tmp_path))
+    os_ = settings.OSES[key]
+    served = mirror.root() / "one"
+    served.mkdir(parents=True)
+    (served.parent / "current").symlink_to("one")
+    (served / f"{os_.distribution}-keyring.gpg").write_bytes(b"a key")
+    for name in ("host_key", "user_key"):
+        file = tmp_path / name
+        file.write_text("x")
+        file.with_suffix(".pub").write_text("x")
+        monkeypatch.setattr(nodes.keys, name, lambda *_, file=file: file)
+    files = nodes.node_files("gpulab-x", os_, "bookworm", {"gpus": []})
+    assert files[nodes.archive_keyring(os_).lstrip("/")] == (0o644, b"a key")
+    source = files[f"etc/apt/sources.list.d/{os_.distribution}.sources"]
+    assert f"URIs: http://gpulab-mirror/{os_.distribution}\n".encode() in source[1]
+    assert f"Suites: {os_.codename}\n".encode() in source[1]
