@@ -7,6 +7,7 @@ fails is kept as a picture, so that a failure can be looked at.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
@@ -181,8 +183,11 @@ class Lab:
             card = self.page.locator(".jp-LauncherCard[data-category=Notebook]").first
             if not card.is_visible():
                 self.page.keyboard.press("Control+Shift+L")
-            card.click(timeout=PATIENCE_MS)
+            with self.page.expect_websocket(lambda opened: "/channels" in opened.url) as channel:
+                card.click(timeout=PATIENCE_MS)
             self.page.locator(".jp-Notebook:visible .jp-CodeCell").first.wait_for(timeout=PATIENCE_MS)
+            # What is run before the kernel has said a word is dropped.
+            channel.value.wait_for_event("framereceived", timeout=PATIENCE_MS)
 
     def run(self, code: str, *, seconds: float = 120) -> str:
         """Type code into the last cell, run it with Shift+Enter, and return what stands below it."""
@@ -204,7 +209,24 @@ class Lab:
                     self.page.keyboard.press("Shift+Enter")
                     asked = time.monotonic()
                 self.page.wait_for_timeout(200)
-            return "\n".join(cell.locator(".jp-OutputArea-output").all_inner_texts())
+            return "\n".join(cell.locator(".jp-OutputArea-output").all_inner_texts()).strip()
+
+    def close_notebook(self) -> None:
+        """Throw the notebook and its kernel away: what a test made is nobody's work."""
+        name = self.page.locator(".jp-mod-current .lm-TabBar-tabLabel, .lm-mod-current .lm-TabBar-tabLabel")
+        self.fetch(f"/api/contents/{name.last.inner_text()}", "DELETE")
+        for kernel in json.loads(self.fetch("/api/kernels")["text"]):
+            self.fetch(f"/api/kernels/{kernel['id']}", "DELETE")
+
+    def fetch(self, path: str, method: str = "GET") -> dict[str, Any]:
+        """Ask the server from within the page, with what it knows: ``{status, text}``."""
+        script = """async ([path, method]) => {
+            const cookie = document.cookie.match(/_xsrf=([^;]*)/);
+            const headers = cookie ? {"X-XSRFToken": cookie[1]} : {};
+            const answer = await fetch(path, {method, headers});
+            return {status: answer.status, text: await answer.text()};
+        }"""
+        return self.page.evaluate(script, [path, method])
 
     @contextlib.contextmanager
     def kept_when_it_fails(self, name: str) -> Iterator[None]:

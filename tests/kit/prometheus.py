@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from . import ROOT
+from .browser import free_port
 
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "prometheus" / "alerts.yml"
@@ -32,13 +32,6 @@ def needed(program: str) -> str:
     if not found:
         raise RuntimeError(f"{program} is not installed: run .venv/bin/python tests/lab/labctl tools")
     return found
-
-
-def free_port() -> int:
-    """A port on loopback that nobody uses now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Prometheus:

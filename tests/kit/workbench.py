@@ -15,19 +15,37 @@ PASSWORDS = "/etc/gpuready/workbench-passwords"
 
 #: What a user types first. TensorFlow's own messages go to standard error.
 LIST_GPUS = "import tensorflow as tf; print(tf.config.list_physical_devices('GPU'))"
+#: The same for images without it: what the driver's own library says.
+COUNT_GPUS = """import ctypes
+count, cuda = ctypes.c_int(), None
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+except OSError:
+    pass
+if cuda is not None and cuda.cuInit(0) == 0:
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+print(count.value)
+"""
 
 
 def ssh_words(variables: Mapping[str, Any]) -> list[str]:
     """``ssh`` and all that leads to a node, by the variables with which Ansible reaches it."""
     words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"]
     words += shlex.split(str(variables.get("ansible_ssh_common_args") or ""))
-    if key := variables.get("ansible_ssh_private_key_file"):
+    if key := private_key(variables):
         words += ["-i", str(key)]
     if port := variables.get("ansible_port"):
         words += ["-p", str(port)]
     address = str(variables.get("ansible_host") or variables["inventory_hostname"])
     user = variables.get("ansible_user")
     return [*words, f"{user}@{address}" if user else address]
+
+
+def private_key(variables: Mapping[str, Any]) -> Path | None:
+    """The key that opens the node, where the inventory names one; both of Ansible's names for it count."""
+    names = ("ansible_ssh_private_key_file", "ansible_private_key_file")
+    found = next(filter(None, (variables.get(name) for name in names)), None)
+    return Path(str(found)).expanduser() if found else None
 
 
 @dataclass(frozen=True)
@@ -56,9 +74,11 @@ class Door:
             own += ["-o", option]
         return ["ssh", *own, "-p", str(self.port), f"{user or self.user}@{self.address}"]
 
-    def run(self, command: str, *, key: Path | str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *, key: Path | str, stdin: str = "", timeout: float = 180
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command there, as ``ssh -p PORT USER@NODE COMMAND`` does."""
-        return said([*self.words("BatchMode=yes", key=key), command], timeout)
+        return said([*self.words("BatchMode=yes", key=key), command], timeout, stdin)
 
     def refusal(self, *options: str, user: str | None = None, key: Path | str | None = None) -> str:
         """What somebody is told who must not get in; getting in is a failure."""
@@ -73,10 +93,16 @@ class Door:
         return offered.rstrip(").").split(",")
 
 
-def said(words: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run it without a terminal: nobody is asked anything."""
+def said(words: Sequence[str], timeout: float, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run it in a session of its own, without a terminal: nobody is asked anything."""
     return subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+        words,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        start_new_session=True,
     )
 
 
@@ -90,9 +116,10 @@ def users(host: Any) -> list[str]:
     return sorted(host.file(FOLDER).listdir()) if host.file(FOLDER).exists else []
 
 
-def token(host: Any, user: str) -> str:
-    """What root reads on the node."""
-    return host.file(f"{FOLDER}/{user}/token").content_string.strip()
+def secret(host: Any, user: str, auth: str) -> str:
+    """The token or password, which root reads on the node."""
+    path = f"{FOLDER}/{user}/token" if auth == "token" else f"{PASSWORDS}/{user}"
+    return host.file(path).content_string.strip()
 
 
 def host_key_lines(host: Any, user: str) -> str:

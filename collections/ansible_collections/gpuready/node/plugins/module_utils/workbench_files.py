@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
-from . import owned_files
+from . import owned_files, workbenches
 
 FOLDER = "/etc/gpuready/workbench"
 UNIT_FOLDER = "/etc/systemd/system"
@@ -24,9 +24,9 @@ LABEL_USER = "io.gpuready.workbench"
 LABEL_CONFIG = "io.gpuready.config"
 LABEL_DRIVER = "io.gpuready.driver"
 HOST_KEYS = ("ed25519", "ecdsa", "rsa")
-# A runaway program must not take the node's last process; frameworks start many threads.
 # Of root's rights, what giving the secrets to the user and becoming the user take.
 RIGHTS = ("CHOWN", "SETGID", "SETUID")
+# A runaway program must not take the node's last process; frameworks start many threads.
 MOST_PROCESSES = 16384
 STOP_SECONDS = 15
 _NO_CONFIG = "sha256"
@@ -123,12 +123,30 @@ def _digest(data: Any) -> str:
 # the files --------------------------------------------------------------------------------------------------
 
 
+# Jupyter leaves out an address's token, but not that of an address within it (/login?next=...).
+_NO_TOKEN_IN_LOGS = (
+    "# Whoever may read the node's journal is not thereby let in.",
+    "import logging, re",
+    "def _without_tokens(*args, _make=logging.getLogRecordFactory(), _sub=re.sub, **more):",
+    "    record = _make(*args, **more)",
+    "    try:",
+    "        text = record.getMessage()",
+    "    except (TypeError, ValueError):",
+    "        return record",
+    '    record.msg = _sub(r"(?i)(token(?:=|%(?:25)*3D))[A-Za-z0-9_-]+", r"\\1[secret]", text)',
+    "    record.args = ()",
+    "    return record",
+    "logging.setLogRecordFactory(_without_tokens)",
+)
+
+
 def jupyter_config(auth: str, tls: bool) -> str:
     """The image's start program says the rest: address, port, working folder, and where the token is."""
     lines = [
         "# Written by gpuready (role gpu_workbench): changes are lost. Secrets are in files of their own.",
         "c.ServerApp.allow_root = False",
         'c.ServerApp.terminado_settings = {"shell_command": ["/bin/bash", "-l"]}',
+        *_NO_TOKEN_IN_LOGS,
         "# Else whoever has the token once could set a password of two letters.",
         "c.PasswordIdentityProvider.allow_password_change = False",
     ]
@@ -188,9 +206,12 @@ Requires=docker.service
 StartLimitIntervalSec=0
 
 [Service]
+# Before Docker 28, other machines reach what is published on loopback by way of the container's own address:
+# iptables keeps them out of a workbench that is for the node itself.
 ExecStartPre=/bin/sh -c "%(prepare)s"
 ExecStart=%(run)s
 ExecStop=-/usr/bin/docker stop -t %(stop)d %(container)s
+ExecStopPost=/bin/sh -c "iptables -w -D DOCKER-USER %(rule)s 2>/dev/null; true"
 Restart=always
 RestartSec=5
 TimeoutStopSec=%(timeout)d
@@ -200,21 +221,42 @@ WantedBy=multi-user.target
 """ % {
         "name": name,
         "container": container,
-        "prepare": _prepare(name),
+        "prepare": _prepare(name, workbenches.is_loopback(settings.bind_address)),
+        "rule": guard_rule(name),
         "run": run,
         "stop": STOP_SECONDS,
         "timeout": 2 * STOP_SECONDS,
     }
 
 
-def _prepare(name: str) -> str:
-    """What may be left of the last time, and the network: quietly, but for what goes wrong."""
-    container = container_name(name)
-    return (
-        "docker rm --force %s >/dev/null 2>&1; docker network inspect %s >/dev/null 2>&1 "
-        "|| exec docker network create --label %s=%s %s >/dev/null"
-        % (container, container, LABEL_USER, name, container)
-    )
+def _prepare(name: str, guarded: bool) -> str:
+    """What may be left of the last time goes, and the network comes: quietly, but for what goes wrong."""
+    container, rule = container_name(name), guard_rule(name)
+    steps = [
+        "docker rm --force %s >/dev/null 2>&1" % container,
+        "docker network rm %s >/dev/null 2>&1" % container,
+        "iptables -w -D DOCKER-USER %s 2>/dev/null" % rule,
+        "docker network create --label %s=%s --opt com.docker.network.bridge.name=%s %s >/dev/null || exit 1"
+        % (LABEL_USER, name, bridge_name(name), container),
+    ]
+    if guarded:
+        # No such chain: Docker was told to leave the firewall alone, and publishes nothing in it.
+        steps.append("! iptables -w -nL DOCKER-USER >/dev/null 2>&1 || iptables -w -I DOCKER-USER %s" % rule)
+    return "; ".join(steps)
+
+
+def bridge_name(user: str) -> str:
+    """The network's interface on the node; at most 15 letters.
+
+    >>> bridge_name("alice")
+    'gpuready-2bd806'
+    """
+    return "gpuready-%s" % hashlib.sha256(user.encode("utf-8")).hexdigest()[:6]
+
+
+def guard_rule(user: str) -> str:
+    """New connections from other machines to this workbench's network; the node's own come another way."""
+    return "-o {0} ! -i {0} -m conntrack --ctstate NEW -j DROP".format(bridge_name(user))
 
 
 def _systemd_word(word: str) -> str:
