@@ -243,7 +243,8 @@ class Builder:
                 "images-archive",
                 "sign the images' packages",
                 lambda: mirror.ensure_images(images.suites(self.host)),
-                ("tf-root", "slim", "keys"),
+                # Who signs last stops the agents.
+                ("tf-root", "slim", "mirror"),
             ),
             # What a node needs comes first.
             *self.wheel_steps(("mirror", "tf-packages")),
