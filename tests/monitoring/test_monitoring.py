@@ -13,6 +13,7 @@ import pytest
 import yaml
 from gpuready.health import exposition
 from kit import ROOT, prometheus
+from kit.browser import PICTURES, chromium
 
 FOLDER = prometheus.MONITORING / "prometheus"
 DASHBOARD = prometheus.MONITORING / "grafana" / "gpuready.json"
@@ -129,7 +130,7 @@ def test_console_page_shows_the_fleet(server: prometheus.Prometheus) -> None:
     for words in (
         "computing",
         "held, idle",
-        "slowed: sw_thermal_slowdown",
+        "slowed: sw thermal slowdown",
         "does not answer",
         "training",
         "39.37GiB",
@@ -139,6 +140,23 @@ def test_console_page_shows_the_fleet(server: prometheus.Prometheus) -> None:
         "some of these GPUs are simulated",
     ):
         assert words in page, words
+
+
+def test_a_browser_draws_the_charts(server: prometheus.Prometheus) -> None:
+    """As a person sees it; the picture is kept."""
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{server.url}/consoles/gpuready.html?span=60")
+        page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+        drawn = page.eval_on_selector_all(".chart", "all => all.map(one => one.dataset.drawn)")
+        widest = page.evaluate("document.documentElement.scrollWidth")
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=PICTURES / "prometheus-console.png", full_page=True)
+    assert wrong == []
+    assert drawn == ["3"] * 4, "three of the four GPUs answer"
+    assert widest <= 1200, "nothing is cut off at the side"
 
 
 def grafana_panels() -> list[dict[str, Any]]:

@@ -261,7 +261,7 @@ def test_no_alert_in_health_and_the_right_one_in_trouble(
     try:
         server.wait(lambda: {"GpuSlowedByHeat", "GpuMemoryErrors"} <= alerts(), "heat and memory errors")
         page = server.page("consoles/gpuready.html")
-        assert "slowed: sw_thermal_slowdown" in page and "GpuMemoryErrors" in page
+        assert "slowed: sw thermal slowdown" in page and "GpuMemoryErrors" in page
     finally:
         watched.node.fault("metrics=null")
 
