@@ -1055,6 +1055,49 @@ def product_of(gpu: Mapping[str, Any], catalog: Catalog) -> Optional[Product]:
     return None
 
 
+# What a program or a person adds to a product's name, and what names the board or its memory.
+_NO_NAME = re.compile(
+    r"\b(?:nvidia|corporation|graphics|device|laptop gpu|gpu)\b|\(rev \w+\)|[^a-z0-9]+", re.IGNORECASE
+)
+_FAMILIES = frozenset({"geforce", "tesla", "quadro"})
+_BOARDS = frozenset({"pcie", "sxm", "sxm2", "sxm3", "sxm4", "sxm5", "hbm2", "hbm2e", "hbm3", "hbm3e"})
+
+
+def _name_words(name: str) -> List[str]:
+    return _NO_NAME.sub(" ", name.lower()).split()
+
+
+def chips_named(name: str, catalog: Catalog) -> List[Chip]:
+    """The chips that a GPU may have of which only the name is known, as a program or a person gives it.
+
+    pci.ids knows "A100 PCIe 80GB", nvidia-smi says "NVIDIA A100 80GB PCIe" and people "A100": a product has
+    the name when it has its words. Words that no product has (the memory's kind, a board's form) are left
+    out, the last ones first.
+    """
+    words = _name_words(name)
+    # lspci names the chip: "GA100 [A100 PCIe 80GB]".
+    chip = catalog.chip_of(words[0].upper()) if words else None
+    if chip:
+        return [chip]
+    products = [
+        (frozenset(_name_words(full.partition("[")[2])), full)
+        for full in catalog.pci_ids.values()
+        if "[" in full
+    ]
+
+    def having(wanted: frozenset) -> List[Chip]:
+        found = [catalog.chip_of(full) for known, full in products if wanted <= known]
+        return list(dict.fromkeys(chip for chip in found if chip))
+
+    while any(any(char.isdigit() for char in word) for word in words):
+        for drop in (frozenset(), _FAMILIES, _FAMILIES | _BOARDS):
+            found = having(frozenset(words) - drop)
+            if found:
+                return found
+        words.pop()
+    return []
+
+
 def find_gpu(text: str, catalog: Catalog) -> List[Dict[str, Any]]:
     """GPUs whose name in pci.ids has all words of `text` (`A100`, `tesla t4`), the best match first."""
     words = [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]

@@ -7,7 +7,8 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Callable, ClassVar, Dict, Hashable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from .catalog import Architecture, Catalog, Framework, GpuLimit, product_of
+from . import catalog
+from .catalog import Architecture, Catalog, Chip, Framework, GpuLimit, product_of
 from .gpu_code import capability, how_it_runs
 from .versions import compare
 
@@ -147,6 +148,11 @@ class Memory:
             rows.clear()
         answer = rows[key] = work_out()
         return answer
+
+
+def chips_named(known: Catalog, name: str) -> Tuple[Chip, ...]:
+    """`catalog.chips_named`, remembered: a diagnosis asks for the same few names again and again."""
+    return Memory.of(known).recall("chips named", name, lambda: tuple(catalog.chips_named(name, known)))
 
 
 def code_for(framework: Framework, compute_capability: str) -> Tuple[str, Optional[str]]:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..catalog import Catalog, Framework
+from ..catalog import Framework
 from ..gpu_code import how_it_runs
-from ..requirements import Memory, capability, code_for, limits_of
+from ..requirements import capability, chips_named, code_for, limits_of
 from ..versions import at_least
 from .facts import Facts
 from .signs import UNKNOWN, Sign, no, sign, yes
@@ -28,8 +28,6 @@ _CUDNN = re.compile(r"cudnn")
 _TOOLKIT = re.compile(
     r"(cudart|cublas|cufft|curand|cusolver|cusparse|nvrtc|cupti|nvjitlink|nccl)", re.IGNORECASE
 )
-#: What names the board or its memory, and not the product.
-_BOARDS = {"pcie", "sxm", "sxm2", "sxm3", "sxm4", "sxm5", "hbm2", "hbm2e", "hbm3", "hbm3e"}
 _TENSORRT = re.compile(r"nvinfer|tensorrt", re.IGNORECASE)
 
 
@@ -179,40 +177,12 @@ def gpus_of(facts: Facts) -> list[tuple[str, str]]:
     return list(found)
 
 
-def _words(name: str) -> set[str]:
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    return {word for word in words if word not in ("", "nvidia", "corporation")}
-
-
 def _capability_by_name(facts: Facts, name: str) -> str | None:
     """The compute capability of a product by the name that the driver gives it, where all its chips agree."""
     if facts.catalog is None:
         return None
-    catalog, known = facts.catalog, Memory.of(facts.catalog)
-
-    def look_up() -> str | None:
-        wanted = _words(name)
-        if not any(any(char.isdigit() for char in word) for word in wanted):
-            return None
-        products = known.recall("products", "", lambda: _products(catalog))
-        for drop in (set(), {"geforce", "tesla", "quadro"}, _BOARDS):
-            found = {chip for words, chip in products if wanted - drop <= words}
-            if found:
-                return found.pop() if len(found) == 1 else None
-        return None
-
-    found: str | None = known.recall("capability", name, look_up)
-    return found
-
-
-def _products(catalog: Catalog) -> list[tuple[set[str], str]]:
-    """The words of every product's name in pci.ids, with its chip's compute capability."""
-    found = []
-    for full in catalog.pci_ids.values():
-        chip = catalog.chip_of(full) if "[" in full else None
-        if chip:
-            found.append((_words(full.partition("[")[2]), chip.compute_capability))
-    return found
+    found = {chip.compute_capability for chip in chips_named(facts.catalog, name)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _newer(one: str, other: str, parts: int) -> bool:

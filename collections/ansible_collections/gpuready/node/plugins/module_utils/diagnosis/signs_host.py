@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import aptsources, catalog
 from ..passthrough import PASSTHROUGH
+from ..requirements import chips_named
 from ..versions import driver_branch, driver_version
 from .facts import Facts
 from .signs import UNKNOWN, Sign, ask, no, sign, yes
@@ -83,26 +84,8 @@ def _gpus(facts: Facts) -> list[Mapping[str, Any]]:
 
 def _arch_of(gpu: Mapping[str, Any], known: catalog.Catalog) -> str | None:
     """The architecture of a GPU of which only the name is known, as in a text; None where it fits several."""
-    name = re.sub(
-        r"\b(?:NVIDIA|Corporation|Graphics|Device|Laptop GPU)\b|\(rev \w+\)|[\[\]()]",
-        " ",
-        str(gpu.get("name") or ""),
-    )
-    words = [word for word in re.split(r"[\s/-]+", name) if word]
-    # lspci names the chip: "GA100 [A100 PCIe 80GB]".
-    chip = known.chip_of(words[0]) if words else None
-    if chip:
-        return chip.arch
-    # nvidia-smi says more than pci.ids does: "H100 80GB HBM3".
-    while any(any(char.isdigit() for char in word) for word in words):
-        found = (
-            known.chip_of(known.pci_ids[row["device_id"]]) for row in catalog.find_gpu(" ".join(words), known)
-        )
-        kinds = {chip.arch for chip in found if chip}
-        if kinds:
-            return kinds.pop() if len(kinds) == 1 else None
-        words.pop()
-    return None
+    kinds = {chip.arch for chip in chips_named(known, str(gpu.get("name") or ""))}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _label(gpu: Mapping[str, Any]) -> str:

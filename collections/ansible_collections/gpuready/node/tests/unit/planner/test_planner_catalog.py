@@ -525,3 +525,21 @@ def test_command_checks_and_refreshes(
     assert parse_pci_ids((tmp_path / "pci.ids").read_text(encoding="utf-8")) == parse_pci_ids(PCI_IDS)
     assert module.main(["--refresh-pci-ids", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "archs", "capabilities"),
+    [
+        ("NVIDIA A100 80GB PCIe", {"ampere"}, {"8.0"}),
+        ("GA100 [A100 PCIe 80GB] (rev a1)", {"ampere"}, {"8.0"}),
+        ("Tesla T4", {"turing"}, {"7.5"}),
+        ("NVIDIA H100 80GB HBM3", {"hopper"}, {"9.0"}),
+        ("NVIDIA GeForce RTX 3090", {"ampere"}, {"8.6"}),
+        ("NVIDIA Corporation Device", set(), set()),
+        ("", set(), set()),
+    ],
+)
+def test_a_gpu_of_which_only_the_name_is_known(name: str, archs: set[str], capabilities: set[str]) -> None:
+    found = module.chips_named(name, load_catalog())
+    assert {chip.arch for chip in found} == archs
+    assert {chip.compute_capability for chip in found} == capabilities
