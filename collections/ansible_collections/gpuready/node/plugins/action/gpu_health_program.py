@@ -13,7 +13,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
 from ansible_collections.gpuready.node.plugins.module_utils.health import build
 
-
 ARGUMENTS: dict[str, Any] = {}
 
 

@@ -328,7 +328,7 @@ def _unit_files(work: Draft) -> Dict[str, str]:
             "Is this node's GPU stack still as planned?", "check", timeout="5min", quiet=True
         ),
         CHECK + ".timer": _timer(
-            "Check this node's GPU stack", ["OnActiveSec=5s", "OnUnitActiveSec=%ds" % check]
+            "Check this node's GPU stack", ["OnActiveSec=1min", "OnUnitActiveSec=%ds" % check]
         ),
         VERIFY + ".service": _service(
             "Do this node's workloads see their GPUs?",
