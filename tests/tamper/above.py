@@ -30,7 +30,6 @@ WISHES: dict[str, Any] = {
 }
 
 # Substitutions for the node's shell.
-IMAGE = f"$(docker image ls -q 'gpuready/{RECIPE['name']}' | head -n 1)"
 NAME = (
     f"$(docker image ls --format '{{{{.Repository}}}}:{{{{.Tag}}}}' 'gpuready/{RECIPE['name']}' | head -n 1)"
 )
