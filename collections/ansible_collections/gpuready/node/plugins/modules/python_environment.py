@@ -10,8 +10,8 @@ short_description: Makes and removes Python environments that are complete befor
 version_added: "0.1.0"
 description:
   - An environment is a folder C(NAME@HASH), and a link C(NAME) beside it. A new one is made next to the
-    former one; the link moves when everything is in it and was checked, in one step. Whatever goes wrong before
-    that leaves the former environment where it was, and nothing half-made.
+    former one; the link moves when everything is in it and was checked, in one step. Whatever goes wrong
+    before that leaves the former environment where it was, and nothing half-made.
   - Only wheels are installed. No code of a package runs while it is installed, and no compiler is needed.
   - The first requirement is the one that decides. After the installation its version and the CUDA that it was
     built with are compared with what was asked for; a CPU-only build or another CUDA's is refused.
@@ -134,7 +134,8 @@ kept:
 reason:
   description:
     - Why it failed - V(owner), V(python), V(foreign), V(unreachable), V(untrusted), V(denied), V(missing),
-      V(conflict), V(disk_full), V(timeout), V(cpu_only), V(other_cuda), V(other_version), V(in_use) or V(unknown).
+      V(conflict), V(disk_full), V(timeout), V(cpu_only), V(other_cuda), V(other_version), V(in_use) or
+      V(unknown).
   returned: failure
   type: str
   sample: missing
@@ -168,7 +169,8 @@ REASONS: Tuple[Tuple[str, str], ...] = (
     (
         "unreachable",
         r"Failed to establish a new connection|NewConnectionError|Name or service not known"
-        r"|Connection refused|Temporary failure in name resolution|ConnectTimeoutError|Read timed out|Network is unreachable",
+        r"|Connection refused|Temporary failure in name resolution|ConnectTimeoutError|Read timed out"
+        r"|Network is unreachable",
     ),
     ("conflict", r"ResolutionImpossible|conflicting dependencies"),
     ("missing", r"No matching distribution found|Could not find a version that satisfies"),
