@@ -15,8 +15,9 @@ _PREFIX = re.compile(r"^#\d+ (?:\d+\.\d+ )?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What only says that a step failed, which the message says already.
 _NOISE = re.compile(
-    r"^(?:Removing intermediate container|Step \d+/\d+|---> |ERROR: failed to (?:solve|build)|-{3,}|\s*$"
-    r"|Sending build context|WARNING: |\[notice\]|debconf: )"
+    r"^(?:Removing intermediate container|Step \d+/\d+|---> |-{3,}|\s*$|Sending build context|WARNING: "
+    r"|\[notice\]|debconf: |ERROR: failed to (?:solve|build)|(?:ERROR: )?executor failed"
+    r"|sha256:[0-9a-f]{64}|DONE \d|CACHED$|(?:> )?\[\d+/\d+\] )"
 )
 
 
@@ -85,7 +86,8 @@ _REASONS: Tuple[Tuple[str, str, str], ...] = (
     ),
     (
         "command_failed",
-        r'process "(?:/bin/sh -c )?(.*)" did not complete successfully: exit code: (\d+)',
+        r'(?:process "|executor failed running \[)(?:/bin/sh -c )?(.*)(?:" did not complete successfully|\])'
+        r": exit code: (\d+)",
         "`{0}` failed with exit code {1}",
     ),
 )

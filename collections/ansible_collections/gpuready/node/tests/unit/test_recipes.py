@@ -258,8 +258,8 @@ FAILURES = [
     (
         APT,
         100,
-        "W: GPG error: http://d/ubuntu x InRelease: The following signatures couldn't be verified because the "
-        "public key is not available: NO_PUBKEY A4B469963BF863CC",
+        "W: GPG error: http://d/ubuntu x InRelease: The following signatures couldn't be verified because "
+        "the public key is not available: NO_PUBKEY A4B469963BF863CC",
         "apt_unsigned",
         "NO_PUBKEY A4B469963BF863CC",
     ),
@@ -323,10 +323,21 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize("builder", [LEGACY, BUILDKIT], ids=["legacy", "buildkit"])
+OLD_BUILDKIT = """\
+#6 [3/4] RUN {command}
+{said}
+#6 ERROR: executor failed running [/bin/sh -c {command}]: exit code: {code}
+------
+ > [3/4] RUN {command}:
+------
+executor failed running [/bin/sh -c {command}]: exit code: {code}
+"""
+
+
+@pytest.mark.parametrize("builder", [LEGACY, BUILDKIT, OLD_BUILDKIT], ids=["legacy", "buildkit", "20.10"])
 @pytest.mark.parametrize(("command", "code", "said", "word", "what"), FAILURES, ids=[f[3] for f in FAILURES])
 def test_failed_build_is_named(builder: str, command: str, code: int, said: str, word: str, what: str):
-    if builder is BUILDKIT:
+    if builder is not LEGACY:
         said = "\n".join(f"#7 1.234 {line}" for line in said.splitlines())
     printed = builder.format(command=command, code=code, said=said)
     found = image_build.reason(printed)
