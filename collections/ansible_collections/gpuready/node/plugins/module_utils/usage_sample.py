@@ -369,7 +369,8 @@ def watch(
         if subject is not None:
             subject.look()
         left = began + window - clock()
-        if left <= 0 or looks[-1]["error"]:
+        # Without NVML there is nothing to wait for, but for what a job does with the CPU.
+        if left <= 0 or (subject is None and looks[-1]["error"]):
             break
         sleep(min(interval, left))
     seconds = clock() - began
