@@ -14,7 +14,7 @@ pytestmark = pytest.mark.lab
 
 
 def lasting(node: Node) -> Fingerprint:
-    """What a repair must bring back; not gpuready's record. A derived image that is built again has a new id."""
+    """What a repair must bring back; without the record; an image that is built again has a new id."""
     kept = node.fingerprint().lasting(but=["records", "initramfs"])
     return kept.without("images", lambda line: line.startswith("gpuready/"))
 
