@@ -162,7 +162,7 @@ def _notify(word: str) -> None:
 
 def check(places: Places) -> Dict[str, Any]:
     """Compares the node with the plan; the answer is also kept for the metrics and for gpuready."""
-    # Imported here, as below: the metrics must not carry what only a check or a verification needs.
+    # Imported here, as below: the metrics run for ever, and need not carry all of it.
     from ..observe import observe
     from ..observe.node import Node
     from . import drift

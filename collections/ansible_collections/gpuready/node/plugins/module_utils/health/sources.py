@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 from typing import Any, Dict, Mapping, Optional
 
 from .. import nvml_bindings
+from ..observe import driver, host
+from ..observe.node import Node, ProbeError
 from ..usage_processes import Processes, container_names
 from . import nvml_metrics
 from .xids import count
@@ -25,24 +24,12 @@ def nvml() -> Dict[str, Any]:
 
 
 def boot_id() -> Optional[str]:
-    return _text("/proc/sys/kernel/random/boot_id")
-
-
-def _text(path: str) -> Optional[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return handle.read().strip()
-    except OSError:
-        return None
+    return host.boot_id(Node())
 
 
 def loaded_driver() -> Optional[Dict[str, Any]]:
-    """The kernel's own word; the same line tells which flavour it is."""
-    text = _text("/proc/driver/nvidia/version") or ""
-    found = re.search(r"NVRM version: (.*?Kernel Module.*?)\s+(\d+\.\d+(?:\.\d+)?)\b", text)
-    if not found:
-        return None
-    return {"version": found.group(2), "flavour": "open" if "Open" in found.group(1) else "proprietary"}
+    """The kernel's own word; null where no driver is loaded."""
+    return driver.loaded(Node())
 
 
 def processes(answer: Mapping[str, Any]) -> Dict[int, Dict[str, Any]]:
@@ -69,30 +56,13 @@ def xids(before: Optional[Dict[str, Any]], boot: Optional[str]) -> Dict[str, Any
 
 def _kernel_log() -> str:
     """dmesg's; where that is empty or forbidden, the journal's of this boot."""
-    for command in (
-        ["dmesg"],
-        [
-            "journalctl",
-            "--dmesg",
-            "--boot",
-            "--no-pager",
-            "--quiet",
-            "--output=short-monotonic",
-            "--no-hostname",
-        ],
-    ):
+    node = Node(timeout=LOG_SECONDS)
+    journal = ["journalctl", "--dmesg", "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
+    for command in (["dmesg"], [*journal, "--no-hostname"]):
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=dict(os.environ, LC_ALL="C"),
-                timeout=LOG_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
+            result = node.run(command)
+        except ProbeError:
             continue
-        if done.returncode == 0 and done.stdout.strip():
-            return done.stdout.decode("utf-8", "replace")
+        if result.rc == 0 and result.out.strip():
+            return result.out
     return ""
