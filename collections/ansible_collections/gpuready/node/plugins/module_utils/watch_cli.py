@@ -8,6 +8,7 @@ import ast
 import base64
 import json
 import os
+import resource
 import selectors
 import shlex
 import shutil
@@ -28,6 +29,9 @@ PACKAGE = "gpuready_watch"
 HERE = Path(__file__).resolve().parent
 #: A node that went away is tried again after so long.
 RETRY_SECONDS = 5.0
+#: What is older than so long, and than so many intervals, is no news: the node or the way there hangs.
+SILENT_SECONDS = 15.0
+SILENT_INTERVALS = 5
 #: So long `--once` waits for the slowest node.
 ONCE_SECONDS = 30.0
 
@@ -243,6 +247,8 @@ class Listener:
         self.look: dict[str, Any] = {} if way.command else {"unreachable": way.trouble}
         self.process: subprocess.Popen[bytes] | None = None
         self.heard = way.command is None
+        self.at = 0.0
+        self._rest = b""
         self._buffer = b""
         self._again = 0.0
 
@@ -297,7 +303,7 @@ class Listener:
             except ValueError:
                 continue  # a banner of the node's shell
             if isinstance(found, dict) and "gpus" in found:
-                self.look, self.heard = found, True
+                self.look, self.heard, self.at = found, True, time.monotonic()
 
     def _gone(self, why: str, keep: bool = False) -> None:
         self.close()
@@ -334,8 +340,12 @@ class Fleet:
         data = payload(interval, rounds)
         self.listeners = [Listener(name, way, data) for name, way in reached.items()]
         self.simulated = [name for name, way in reached.items() if way.simulated]
+        self._silent = max(SILENT_SECONDS, SILENT_INTERVALS * interval)
         self._selector = selectors.DefaultSelector()
         self._rounds = rounds
+        # Three pipes for each node; the usual limit ends at about 300 nodes.
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
 
     def open(self) -> None:
         for listener in self.listeners:
@@ -373,9 +383,20 @@ class Fleet:
                     self._selector.register(stream, selectors.EVENT_READ, listener)
 
     def looks(self) -> dict[str, dict[str, Any]]:
-        return {listener.name: listener.look for listener in self.listeners}
+        """What each node said last; one that has been silent for long is not shown as if it went on."""
+        now = time.monotonic()
+        found = {}
+        for listener in self.listeners:
+            look, age = listener.look, now - listener.at
+            if listener.process is not None and listener.at and age > self._silent:
+                look = {"unreachable": f"nothing was heard for {age:.0f} s"}
+            found[listener.name] = look
+        return found
 
     def close(self) -> None:
+        for listener in self.listeners:  # all at once, and then wait for each
+            if listener.process is not None:
+                listener.process.terminate()
         for listener in self.listeners:
             listener.close()
         self._selector.close()

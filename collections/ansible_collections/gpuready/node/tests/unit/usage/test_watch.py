@@ -205,6 +205,18 @@ def test_a_node_that_hangs_does_not_hold_up_the_others() -> None:
     )
 
 
+def test_a_node_that_falls_silent_is_not_shown_as_if_it_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_cli, "SILENT_SECONDS", 0.2)
+    fleet = watch_cli.Fleet({"a": way(SAY + "sys.stdin.readline()")}, 0.01)
+    fleet.open()
+    try:
+        fleet.listen(5, lambda: fleet.looks()["a"].get("n"))
+        fleet.listen(0.5)
+        assert fleet.looks()["a"]["unreachable"].startswith("nothing was heard for ")
+    finally:
+        fleet.close()
+
+
 def test_live_table_is_printed_again_and_again(tmp_path: Path) -> None:
     """As a person would start it, with its output into a file."""
     command = [
