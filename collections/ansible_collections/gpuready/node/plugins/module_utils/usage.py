@@ -121,7 +121,10 @@ def _verdict(
     silent = usage.get("silent_gpus") or []
     if silent:
         listed = ", ".join(str(index) for index in silent)
-        return "unknown", [f"the driver does not tell who uses GPU {listed} (MIG, vGPU and WSL do not)"], None
+        why = (
+            f"the driver does not tell who uses GPU {listed} (hidden by MIG, vGPU, WSL, nodes in a container)"
+        )
+        return "unknown", [why], None
     return (*_without_gpu(subject, _no_context(usage, subject, own)), None)
 
 

@@ -13,6 +13,8 @@ from . import chain_probe, chain_python
 from .usage_processes import Processes, Row, container_names, descendants
 
 SCHEMA = 1
+#: A GPU that works with so much memory in use has somebody on it, whether NVML names him or not.
+HIDDEN_MIB = 256
 DOCKER_SECONDS = 20
 PROGRAM_SECONDS = 25
 _LIBCUDA = re.compile(r"/libcuda\.so(?:\.[\d.]+)?$")
@@ -23,6 +25,14 @@ Read = Callable[..., Dict[str, Any]]
 
 class UsageError(Exception):
     """What keeps the question from being answered, in one sentence."""
+
+
+def hides(gpu: Dict[str, Any]) -> bool:
+    """Whether a GPU does not tell who uses it: MIG, vGPU, WSL, a node that is itself a container."""
+    if gpu.get("processes") is None:
+        return True
+    used = (gpu.get("memory_used_mib") or 0) >= HIDDEN_MIB and (gpu.get("utilization_percent") or 0) > 0
+    return not gpu["processes"] and used
 
 
 class Sampler:
@@ -95,10 +105,7 @@ class Sampler:
                 {key: value for key, value in gpu.items() if key not in ("processes", "process_utilization")}
                 for gpu in said.get("gpus") or []
             ],
-            # GPUs that do not tell who uses them (MIG, vGPU, WSL).
-            "silent_gpus": [
-                gpu.get("index") for gpu in said.get("gpus") or [] if gpu.get("processes") is None
-            ],
+            "silent_gpus": [gpu.get("index") for gpu in said.get("gpus") or [] if hides(gpu)],
             "processes": rows,
             "error": said.get("error"),
         }
@@ -404,7 +411,8 @@ def watch(
         "samples": len(looks),
         "driver_version": looks[-1]["driver_version"],
         "gpus": gpus,
-        "silent_gpus": sorted({index for look in looks for index in look["silent_gpus"]}),
+        # In every look: one that ended meanwhile leaves its memory for a moment.
+        "silent_gpus": sorted(set.intersection(*(set(look["silent_gpus"]) for look in looks))),
         "processes": processes,
         "load": load(),
         "error": looks[-1]["error"],

