@@ -135,7 +135,6 @@ def test_job_that_rests_holds_the_gpu(watched: Watched) -> None:
         ("wheel", "computes on the CPU", "CPU"),
         ("waiting", "does nothing at the moment, and holds no GPU", "it has a GPU and could use it"),
         ("ended", "does not run", "the container ended with exit code 3"),
-        ("nobody", "there is no container 'nobody'", "docker ps --all lists:"),
     ],
 )
 def test_job_that_is_not_on_the_gpu_fails_with_the_reason(
@@ -159,11 +158,6 @@ def test_process_in_a_container_is_one_job(watched: Watched, computing: None) ->
     pid = int(watched.node.sh("docker inspect -f '{{.State.Pid}}' training"))
     code, said = watched.usage(pid=pid)
     assert code == 0 and f"process {pid} (python3) in container training computes on the GPU" in said
-
-
-def test_question_without_a_job_is_one_error(watched: Watched) -> None:
-    code, said = watched.usage()
-    assert code == 2 and "say which job is meant" in said
 
 
 def test_looking_changes_nothing(watched: Watched) -> None:
