@@ -9,6 +9,7 @@ from . import owned_files, workbench_files, workbenches
 from .draft import Draft, listing
 from .requirements import dig
 from .wish_words import nearest
+from .workbench_names import unit_name
 
 ROLE, LAYER = "gpu_workbench", "application"
 
@@ -298,9 +299,7 @@ def _plan_users(
             "it is to run, and with what is declared",
             _evidence(start),
             restarts=sorted(
-                workbench_files.unit_name(name)
-                for name in start
-                if dig(observed.get(name) or {}, "container", "running")
+                unit_name(name) for name in start if dig(observed.get(name) or {}, "container", "running")
             ),
         )
 

@@ -10,9 +10,8 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from . import owned_files, workbenches
+from .workbench_names import FOLDER, HOST_KEYS, LABEL_CONFIG, LABEL_USER, UNITS, container_name, unit_name
 
-FOLDER = "/etc/gpuready/workbench"
-UNIT_FOLDER = "/etc/systemd/system"
 # Where the user's folder appears in the container.
 INSIDE = "/etc/gpuready/workbench"
 # What only the user may read there: the image's start program copies it.
@@ -20,10 +19,7 @@ SECRETS_INSIDE = "/run/gpuready"
 PROGRAM = "/opt/gpuready/workbench"
 JUPYTER_INSIDE = 8888
 SSH_INSIDE = 2222
-LABEL_USER = "io.gpuready.workbench"
-LABEL_CONFIG = "io.gpuready.config"
 LABEL_DRIVER = "io.gpuready.driver"
-HOST_KEYS = ("ed25519", "ecdsa", "rsa")
 # Of root's rights, what giving the secrets to the user and becoming the user take.
 RIGHTS = ("CHOWN", "SETGID", "SETUID")
 # A runaway program must not take the node's last process; frameworks start many threads.
@@ -45,14 +41,6 @@ class Settings(NamedTuple):
     hostname: str
     launch_way: str  # gpus | runtime | cdi
     driver: str  # its version; empty: not known
-
-
-def unit_name(user: str) -> str:
-    return "gpuready-workbench-%s.service" % user
-
-
-def container_name(user: str) -> str:
-    return "gpuready-workbench-%s" % user
 
 
 def row_of(user: Mapping[str, Any], image: str, settings: Settings) -> Dict[str, Any]:
@@ -90,7 +78,7 @@ def row_of(user: Mapping[str, Any], image: str, settings: Settings) -> Dict[str,
     files["workbench.json"] = json.dumps(dict(row, schema=1), indent=2, sort_keys=True) + "\n"
     rows = [owned_files.row("%s/%s" % (folder, file), files[file]) for file in sorted(files)]
     unit_text = unit(user, image, settings, home, config)
-    rows.append(owned_files.row("%s/%s" % (UNIT_FOLDER, unit_name(name)), unit_text))
+    rows.append(owned_files.row("%s/%s" % (UNITS, unit_name(name)), unit_text))
     return dict(
         row,
         unit=unit_name(name),
@@ -324,11 +312,3 @@ def bracketed(address: str) -> str:
     ('[::1]', '127.0.0.1')
     """
     return "[%s]" % address if ipaddress.ip_address(address).version == 6 else address
-
-
-def ask_address(address: str) -> str:
-    """Where the node itself reaches what listens there."""
-    known = ipaddress.ip_address(address)
-    if known.is_unspecified:
-        return "127.0.0.1" if known.version == 4 else "::1"
-    return address

@@ -19,19 +19,27 @@ import shutil
 import socket
 import ssl
 import stat
-import subprocess
 import tempfile
 import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
-FOLDER = "/etc/gpuready/workbench"
-UNITS = "/etc/systemd/system"
-PREFIX, SUFFIX = "gpuready-workbench-", ".service"
-LABEL_USER = "io.gpuready.workbench"
-LABEL_CONFIG = "io.gpuready.config"
-HOST_KEYS = ("ed25519", "ecdsa", "rsa")
+from .observe.node import Node, ProbeError, Result
+from .workbench_names import (
+    FIRST_UID,
+    FOLDER,
+    HOST_KEYS,
+    LABEL_CONFIG,
+    LABEL_USER,
+    PREFIX,
+    SUFFIX,
+    UNITS,
+    container_name,
+    unit_name,
+)
+
 NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}$")
-FIRST_UID, LAST_UID = 20000, 59999
+LAST_UID = 59999
+COMMAND_SECONDS = 120
 LOG_LINES = 30
 POLL_SECONDS = 0.5
 
@@ -40,37 +48,12 @@ class WorkbenchError(Exception):
     """What stands against it, in words for people."""
 
 
-class Result(NamedTuple):
-    rc: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        return (self.err.strip() or self.out.strip() or "exit status %d" % self.rc)[-1500:]
-
-
-def system_run(argv: Sequence[str], timeout: float = 120.0) -> Result:
-    # The node's own Docker, whatever root's shell points at.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
-    environment.update(LC_ALL="C", LANGUAGE="")
+def system_run(argv: Sequence[str]) -> Result:
+    """A command in English; one that cannot be run, or does not end, has failed like any other."""
     try:
-        done = subprocess.run(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            timeout=timeout,
-            check=False,
-        )
-    except FileNotFoundError:
-        return Result(127, "", "%s is not installed" % argv[0])
-    except subprocess.TimeoutExpired:
-        return Result(124, "", "%s did not end in %d s" % (" ".join(argv[:2]), timeout))
-    return Result(
-        done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
-    )
+        return Node(timeout=COMMAND_SECONDS).run(argv)
+    except ProbeError as error:
+        return Result(127, "", str(error))
 
 
 class Container(NamedTuple):
@@ -109,7 +92,7 @@ class Workbenches:
         check: bool = False,
         renew: bool = False,
         start_timeout: float = 60.0,
-        run: Callable[..., Result] = system_run,
+        run: Callable[[Sequence[str]], Result] = system_run,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.check, self.renew = check, renew
@@ -402,7 +385,7 @@ class Workbenches:
                 mount = "--mount=type=bind,source=%s,target=/keys" % folder
                 done = self.run([*start, "--user=0:0", mount, row["image"], *words, "/keys/key"])
             if done.rc != 0:
-                raise WorkbenchError("ssh-keygen made no host key: %s" % done.words)
+                raise WorkbenchError("ssh-keygen made no host key: %s" % done.message)
             os.chmod(folder + "/key", 0o600)
             os.chmod(folder + "/key.pub", 0o644)
             os.rename(folder + "/key.pub", path + ".pub")
@@ -506,8 +489,8 @@ class Workbenches:
     def absent(self, names: Sequence[str]) -> None:
         for name in names:
             folder = "%s/%s" % (FOLDER, name)
-            unit = "%s/%s%s%s" % (UNITS, PREFIX, name, SUFFIX)
-            container = PREFIX + name
+            unit = "%s/%s" % (UNITS, unit_name(name))
+            container = container_name(name)
             there = os.path.exists(folder) or os.path.exists(unit)
             if not (there or self._container(container) or self._network(container)):
                 continue
@@ -517,8 +500,7 @@ class Workbenches:
 
     def _take_away(self, name: str, folder: str) -> None:
         """All but the home."""
-        unit = PREFIX + name + SUFFIX
-        container = PREFIX + name
+        unit, container = unit_name(name), container_name(name)
         unit_path = "%s/%s" % (UNITS, unit)
         if os.path.exists(unit_path):
             self._systemctl("disable", "--now", unit)
@@ -560,7 +542,7 @@ class Workbenches:
             return None  # it may only be announced
         raise WorkbenchError(
             "%s's workbench runs from the image %s, which the node does not have: %s"
-            % (row["name"], row["image"], done.words)
+            % (row["name"], row["image"], done.message)
         )
 
     def _container(self, name: str) -> Optional[Container]:
@@ -597,12 +579,12 @@ class Workbenches:
     def _must(self, argv: Sequence[str]) -> None:
         done = self.run(argv)
         if done.rc != 0:
-            raise WorkbenchError("%s: %s" % (" ".join(argv), done.words))
+            raise WorkbenchError("%s: %s" % (" ".join(argv), done.message))
 
     def _begin(self, row: Mapping[str, Any]) -> Begun:
         since, limit = time.time(), time.monotonic() + self.start_timeout
         done = self.run(["systemctl", "restart", row["unit"]])
-        return Begun(since, limit, self._restarts(row["unit"]), done.words if done.rc != 0 else None)
+        return Begun(since, limit, self._restarts(row["unit"]), done.message if done.rc != 0 else None)
 
     def _wait(self, row: Mapping[str, Any], begun: Begun) -> Optional[str]:
         """Until both services answer: null, or why they do not."""

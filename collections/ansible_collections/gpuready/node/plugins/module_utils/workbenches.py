@@ -11,6 +11,7 @@ import struct
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .wish_words import Problem, nearest
+from .workbench_names import FIRST_UID
 
 USERS = "gpu_workbench_users"
 JUPYTER_PORT = 8888
@@ -18,8 +19,6 @@ SSH_PORT = 2222
 # What Jupyter's token holds at least, in random bytes.
 SAFE_BYTES = 16
 MOST_BYTES = 256
-# From here on, new homes get ids of their own.
-FIRST_UID = 20000
 
 _NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}$")
 _SIZE = re.compile(r"^[1-9][0-9]*[bkmg]?$")

@@ -113,6 +113,8 @@ folders_made:
   sample: [/srv/gpuready, /srv/gpuready/home]
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuready.node.plugins.module_utils import workbench_node
 
@@ -144,6 +146,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # The node's own Docker, whatever root's shell points at.
+    for name in [name for name in os.environ if name.startswith("DOCKER_")]:
+        del os.environ[name]
     rows = module.params["users"]
     benches = workbench_node.Workbenches(
         check=module.check_mode,

@@ -8,16 +8,19 @@ import stat
 from typing import Any, Dict, List, Optional
 from urllib.parse import quote
 
+from ..workbench_names import (
+    FOLDER,
+    HOST_KEYS,
+    LABEL_CONFIG,
+    LABEL_USER,
+    PASSWORDS,
+    PREFIX,
+    SUFFIX,
+    UNITS,
+    unit_name,
+)
 from . import docker, systemd
 from .node import DockerError, Node
-
-FOLDER = "/etc/gpuready/workbench"
-PASSWORDS = "/etc/gpuready/workbench-passwords"
-UNITS = "/etc/systemd/system"
-PREFIX, SUFFIX = "gpuready-workbench-", ".service"
-LABEL_USER = "io.gpuready.workbench"
-LABEL_CONFIG = "io.gpuready.config"
-HOST_KEYS = ("ed25519", "ecdsa", "rsa")
 
 
 def workbenches(node: Node, sock: Optional[str]) -> List[Dict[str, Any]]:
@@ -28,16 +31,12 @@ def workbenches(node: Node, sock: Optional[str]) -> List[Dict[str, Any]]:
     containers = {} if sock is None else _containers(node, sock)
     names |= set(containers)
     units = _units(node, sorted(names))
-    return [_row(node, name, units.get(_unit(name), {}), containers.get(name)) for name in sorted(names)]
+    return [_row(node, name, units.get(unit_name(name), {}), containers.get(name)) for name in sorted(names)]
 
 
 def _maybe_containers(node: Node) -> bool:
     """Where gpuready never made a workbench, dockerd is not asked for any."""
     return node.exists("/var/lib/gpuready/gpu_workbench.json")
-
-
-def _unit(name: str) -> str:
-    return PREFIX + name + SUFFIX
 
 
 def _unit_names(node: Node) -> List[str]:
@@ -54,7 +53,13 @@ def _units(node: Node, names: List[str]) -> Dict[str, Dict[str, str]]:
     properties = ",".join((*systemd.PROPERTIES, "NRestarts"))
     return systemd.parse(
         node.output(
-            ["systemctl", "show", "--no-pager", "--property=" + properties, *[_unit(name) for name in names]]
+            [
+                "systemctl",
+                "show",
+                "--no-pager",
+                "--property=" + properties,
+                *[unit_name(name) for name in names],
+            ]
         )
     )
 

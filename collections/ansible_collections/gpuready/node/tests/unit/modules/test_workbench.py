@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from gpuready import workbench_node
-from gpuready.workbench_node import Result, WorkbenchError, Workbenches
+from gpuready.observe.node import Result
+from gpuready.workbench_node import WorkbenchError, Workbenches
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="homes are given to others"),
@@ -37,7 +38,7 @@ class Machine:
         self.real_keys = False  # they take a while
         self.units: Path
 
-    def run(self, argv: Sequence[str], timeout: float = 0) -> Result:
+    def run(self, argv: Sequence[str]) -> Result:
         if argv[0] == "ssh-keygen":
             if self.real_keys:
                 done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -372,7 +373,7 @@ def test_token_is_not_in_what_is_said_of_a_failed_start(machine: Machine, tmp_pa
     token = (tmp_path / "etc/workbench/alice/token").read_text().strip()
     answer = machine.run
 
-    def telling(argv: Sequence[str], timeout: float = 0) -> Result:
+    def telling(argv: Sequence[str]) -> Result:
         return Result(0, "open http://x/?token=" + token, "") if argv[0] == "journalctl" else answer(argv)
 
     machine.broken.add("c2")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import shlex
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from applied import TODAY, converge
@@ -434,6 +436,30 @@ def test_unit_survives_systemds_own_quoting(node: Node) -> None:
         and "WantedBy=multi-user.target" in text
         and "Requires=docker.service" in text
     )
+
+
+def test_neighbours_are_kept_out_of_a_workbench_on_the_loopback(node: Node) -> None:
+    """Docker before 28 lets them in by the container's own address."""
+    rule = workbench_files.guard_rule("alice")
+    assert "iptables -w -I DOCKER-USER " + rule in unit_of(row_of(node, ALICE))
+    tls = {"gpu_workbench_tls_certificate": "/c.pem", "gpu_workbench_tls_key": "/k.pem"}
+    opened = unit_of(row_of(node, ALICE, gpu_workbench_bind_address="0.0.0.0", **tls))
+    assert "-I DOCKER-USER" not in opened and "-D DOCKER-USER " + rule in opened
+    bridges = {workbench_files.bridge_name(name) for name in ("alice", "bob", "a" * 31)}
+    assert len(bridges) == 3 and all(len(name) <= 15 for name in bridges)
+
+
+def test_no_token_reaches_jupyters_log() -> None:
+    """A link that is opened at another server arrives in its log, in the address and as the referer."""
+    text = workbench_files.jupyter_config("token", tls=False)
+    said = "403 POST /login?next=%2Flab%3Ftoken%3Dgeheim referer=http://x/lab?token=geheim"
+    factory = logging.getLogRecordFactory()
+    try:
+        exec(compile(text, "jupyter_server_config.py", "exec"), {"c": MagicMock()})
+        record = logging.getLogRecordFactory()("x", logging.WARNING, "f", 1, said, (), None)
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert "geheim" not in record.getMessage() and "403 POST /login" in record.getMessage()
 
 
 def test_ipv6_address_is_published_in_brackets(node: Node) -> None:
