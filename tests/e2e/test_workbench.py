@@ -322,11 +322,14 @@ def test_container_without_a_gpu_is_found_out(life: Life) -> None:
 
 def test_recipe_that_changed_is_built_anew_and_the_workbench_follows(life: Life) -> None:
     example = json.loads(json.dumps(life.play.plan()["recipes"]))
+    # What is installed stays the same, so that the build takes it from its cache.
     recipe = {
         "name": "tf-notebook",
         "base": "tensorflow-2.9",
         "jupyter": True,
         "ssh": True,
+        "apt": ["git"],
+        "pip": ["pandas<3"],
         "env": {"A": "1"},
     }
     wishes = {"framework_image_recipes": [recipe]}
@@ -341,11 +344,16 @@ def test_recipe_that_changed_is_built_anew_and_the_workbench_follows(life: Life)
     assert life.node.sh(f"docker image ls -q {example[0]['image']}") == ""
 
 
-def test_removal_leaves_no_trace_but_homes(life: Life) -> None:
+def test_removal_takes_everything_but_the_homes(life: Life) -> None:
     run = life.play("playbooks/remove.yml", variables={"images": True})
     assert run.rc == 0, run.output
     assert life.node.sh("cat /srv/gpuready/home/alice/thesis.txt") == "mine\n"
-    life.node.sh("rm -r /srv/gpuready")
+    assert life.node.sh("ls /etc/systemd/system | grep gpuready || true") == ""
+
+
+def test_homes_go_on_demand_and_nothing_is_left(life: Life) -> None:
+    run = life.play("playbooks/remove.yml", variables={"images": True, "homes": True})
+    assert run.rc == 0, run.output
     assert life.bare.lasting().differences(life.node.fingerprint().lasting()) == []
 
 
