@@ -17,7 +17,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(
     r"^(?:Removing intermediate container|Step \d+/\d+|---> |-{3,}|\s*$|Sending build context|WARNING: "
     r"|\[notice\]|debconf: |ERROR: failed to (?:solve|build)|(?:ERROR: )?executor failed"
-    r"|sha256:[0-9a-f]{64}|DONE \d|CACHED$|(?:> )?\[\d+/\d+\] )"
+    r"|sha256:[0-9a-f]{64}|DONE \d|CACHED$|(?:> )?\[\d+/\d+\] |\[internal\]|transferring )"
 )
 
 
