@@ -16,6 +16,8 @@ RECIPE = {
 }
 WISHES: dict[str, Any] = {
     "framework_image_recipes": [RECIPE],
+    # The small image is Debian 12, the lab's TensorFlow image 11.
+    "framework_image_build_apt_sources": ["deb [trusted=yes] http://gpulab-mirror/images bookworm main"],
     "framework_venv_environments": [{"name": "research", "workload": "pytorch-2.5-cu124"}],
     "gpu_workbench_users": [
         {
@@ -39,9 +41,10 @@ UNIT = "gpuready-workbench-alice.service"
 
 ABOVE: Groups = {
     "images": (
+        # Its name now means what it was built on.
         damage(
-            "image_without_its_name",
-            f"docker image rm --force {NAME}",
+            "image_replaced_by_its_base",
+            f"docker tag {RECIPE['base']} {NAME}",
             "image.build",
             may=("workbench.start",),
         ),
