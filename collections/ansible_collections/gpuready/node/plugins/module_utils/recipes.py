@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from .secrecy import is_secret_key
 from .venvs import is_requirement
+from .verification import matches
 from .wish_words import Problem, nearest, truth
 
 REPOSITORY = "gpuready"
@@ -428,9 +429,6 @@ def broken(before: Mapping[str, Any], after: Mapping[str, Any]) -> List[str]:
 def unexpected(chain: Mapping[str, Any], expect: Mapping[str, str], workload: str) -> List[str]:
     """What a wheel that came in is not, of what its workload promises, a line each."""
 
-    def is_a(version: Optional[str], wanted: str) -> bool:
-        return str(version or "").split("+")[0].split(".")[: len(wanted.split("."))] == wanted.split(".")
-
     found = []
     name = chain["framework"] or "the framework"
     wanted = expect.get("cuda")
@@ -439,11 +437,11 @@ def unexpected(chain: Mapping[str, Any], expect: Mapping[str, str], workload: st
             "%s %s is a CPU-only build, where %s is built for CUDA %s"
             % (name, chain["version"], workload, wanted)
         )
-    elif wanted and not is_a(chain["cuda"], wanted):
+    elif wanted and not matches(chain["cuda"], wanted):
         found.append(
             "%s is built for CUDA %s, where %s is for CUDA %s" % (name, chain["cuda"], workload, wanted)
         )
     wanted = expect.get("framework_version")
-    if wanted and not is_a(chain["version"], wanted):
+    if wanted and not matches(chain["version"], wanted):
         found.append("%s is %s, where %s promises %s" % (name, chain["version"], workload, wanted))
     return found
