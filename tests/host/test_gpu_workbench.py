@@ -266,6 +266,24 @@ def test_services_listen_where_they_should_and_nowhere_else(host: Any, benches: 
             assert {line.split()[3].rpartition(":")[0].strip("[]") for line in heard} == {service["address"]}
 
 
+def test_neighbours_of_the_node_do_not_reach_what_listens_on_its_loopback(
+    host: Any, benches: list[Bench]
+) -> None:
+    """Docker before 28 lets them, by a route to the container's own address."""
+    for bench in benches:
+        name = f"gpuready-workbench-{bench.user}"
+        option = "com.docker.network.bridge.name"
+        bridge = host.check_output(
+            f"docker network inspect --format '{{{{index .Options \"{option}\"}}}}' {name}"
+        )
+        assert host.interface(bridge).exists
+        # As the node's own kernel has it; a workbench that is open to the network has no such rule.
+        rule = f"-o {bridge} ! -i {bridge} -m conntrack --ctstate NEW -j DROP"
+        service = bench.said["jupyter"] or bench.said["ssh"]
+        guarded = service["address"] in ("127.0.0.1", "::1")
+        assert (host.run(f"iptables -w -C DOCKER-USER {rule}").rc == 0) is guarded
+
+
 def test_secrets_are_roots_alone_and_nowhere_else(host: Any, benches: list[Bench]) -> None:
     for bench in benches:
         folder = f"{workbench.FOLDER}/{bench.user}"
