@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Response, ViewportSize, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
 from . import ROOT
@@ -39,7 +39,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-SIZE = {"width": 1280, "height": 800}
+SIZE = ViewportSize(width=1280, height=800)
 #: Machines on which these tests run may be busy.
 PATIENCE_MS = 90_000
 
