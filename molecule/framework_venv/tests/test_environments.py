@@ -40,16 +40,8 @@ def role(host: Any, site: Player, **variables: Any) -> Run:
             {"framework_venv_environments": [{"name": "research", "workload": "pytorch-1.12-cu113"}]},
             ["pytorch-1.12-cu113", "3.7 to 3.10", "3.11"],
         ),
-        (
-            {"framework_venv_environments": [{"name": "research", "workload": "pytorch-2.5-cu999"}]},
-            ["pytorch-2.5-cu999", "framework_venv_environments"],
-        ),
-        (
-            {"framework_venv_environments": [{**RESEARCH, "packages": ["-r list"]}]},
-            ["-r list", "framework_venv_environments"],
-        ),
     ],
-    ids=["index of CPU wheels", "Python without a wheel", "unknown variant", "option for a package"],
+    ids=["index of CPU wheels", "Python without a wheel"],
 )
 def test_what_cannot_work_is_refused_before_anything_changes(
     host: Any, site: Player, variables: dict[str, Any], says: list[str]
