@@ -31,8 +31,9 @@ WISHES = {
     "gpu_health_enabled": True,
     "gpu_health_metrics_interval_seconds": 5,
 }
-#: Half a core at most: the machine has other things to do.
-BUSY = "import time\nwhile True: sum(range(100000)); time.sleep(0.003)"
+BUSY = "while True: sum(range(10000))"
+#: The machine has other things to do.
+SPARING = "--cpus 0.2"
 #: A Python and nothing else.
 SLIM = "gpulab-registry:5000/gpulab/python-slim:1"
 #: What a wheel that was built for the CPU leaves in an image.
@@ -48,15 +49,15 @@ set -e
 {CPU_WHEEL}
 run() {{ docker run -d "$@" >/dev/null; }}
 run --gpus all --name training -v /usr/lib/gpulab/cuda-hold:/hold:ro {IMAGE} python3 /hold --gpu 0 --mib 4096
-run --name bare {IMAGE} python3 -c '{BUSY}'
-run --gpus all -e CUDA_VISIBLE_DEVICES=-1 --name hidden {IMAGE} python3 -c '{BUSY}'
+run {SPARING} --name bare {IMAGE} python3 -c '{BUSY}'
+run {SPARING} --gpus all -e CUDA_VISIBLE_DEVICES=-1 --name hidden {IMAGE} python3 -c '{BUSY}'
 run --gpus all --name waiting {IMAGE} sleep 100000
-run --gpus all --name wheel -v /opt/cpu/torch:/usr/lib/python3/dist-packages/torch:ro \
+run {SPARING} --gpus all --name wheel -v /opt/cpu/torch:/usr/lib/python3/dist-packages/torch:ro \
   -v /opt/cpu/torch-2.5.1+cpu.dist-info:/usr/lib/python3/dist-packages/torch-2.5.1+cpu.dist-info:ro \
   {SLIM} python3 -c '{BUSY}'
 docker run --name ended {IMAGE} sh -c 'exit 3' || true
-pkill -u ansible -f time.sleep || true
-CUDA_VISIBLE_DEVICES=-1 setsid nohup runuser -u ansible -- python3 -c '{BUSY}' >/dev/null 2>&1 &
+pkill -u ansible -f "while True" || true
+CUDA_VISIBLE_DEVICES=-1 setsid nohup runuser -u ansible -- nice -n 19 python3 -c '{BUSY}' >/dev/null 2>&1 &
 """
 
 
@@ -142,15 +143,15 @@ def test_job_that_is_not_on_the_gpu_fails_with_the_reason(
 ) -> None:
     code, said = watched.usage(container=container)
     assert code == 2
-    assert title in said and why in said
+    assert title in said and why in said, said
     if container == "wheel":
         assert "2.5.1+cpu" in said
 
 
 def test_process_on_the_host_is_looked_into(watched: Watched) -> None:
-    pid = int(watched.node.sh("pgrep -u ansible -f 'time.sleep' | tail -1"))
+    pid = int(watched.node.sh("pgrep -u ansible -f '[w]hile True' | tail -1"))
     code, said = watched.usage(pid=pid)
-    assert code == 2 and f"process {pid} (python3) computes on the CPU" in said
+    assert code == 2 and f"process {pid} (python3) computes on the CPU" in said, said
     assert "CUDA_VISIBLE_DEVICES hides every GPU from the program" in said
 
 

@@ -14,7 +14,7 @@ BUSY_PEAK_PERCENT = 5.0
 #: A job below this share of one CPU core does nothing.
 IDLE_CPU_PERCENT = 5.0
 #: One that was ready to compute in so many of the looks does not wait for anything but a CPU.
-WANTING_PERCENT = 60.0
+WANTING_PERCENT = 30.0
 #: Below this use of the GPU, with a CPU as busy as that, the GPU waits for the CPU.
 STARVED_GPU_PERCENT = 15.0
 STARVED_CPU_PERCENT = 80.0
@@ -210,7 +210,7 @@ def _without_gpu(subject: Mapping[str, Any], because: list[str]) -> tuple[str, l
     if cpu < IDLE_CPU_PERCENT and (subject.get("wants_cpu_percent") or 0) >= WANTING_PERCENT:
         return "on_cpu", [
             *because,
-            f"it wants to compute all the time, and gets {cpu:g} % of a busy CPU core",
+            f"it waits for the CPU, and gets {cpu:g} % of a busy core",
         ]
     if cpu < IDLE_CPU_PERCENT:
         return "idle", [*because, f"it uses {cpu:g} % of a CPU core: it waits"]

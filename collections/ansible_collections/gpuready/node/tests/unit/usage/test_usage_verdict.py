@@ -133,7 +133,7 @@ def test_without_a_context_the_cpu_tells(cpu: float | None, expected: str) -> No
 
 def test_job_that_starves_on_a_busy_cpu_is_not_idle() -> None:
     answer = verdict(seen(cpu_percent=0.8, wants_cpu_percent=90.0))
-    assert answer["verdict"] == "on_cpu" and "gets 0.8 % of a busy CPU core" in answer["because"][-1]
+    assert answer["verdict"] == "on_cpu" and "gets 0.8 % of a busy core" in answer["because"][-1]
 
 
 def test_drawing_is_not_computing() -> None:
