@@ -108,7 +108,11 @@ def reach(
         address = service["address"]
     elif address in ("127.0.0.1", "::1", "localhost"):
         # This machine reaches the node's SSH by a port of its own, and the rest by the node's address.
-        address = host.check_output("hostname -I").split()[0]
+        seen = host.check_output("ip -4 -o addr show scope global").splitlines()
+        own = [
+            line.split()[3] for line in seen if not line.split()[1].startswith(("docker", "br-", "gpuready-"))
+        ]
+        address = own[0].partition("/")[0]
     return address, int(service["port"])
 
 
