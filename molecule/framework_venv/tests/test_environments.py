@@ -8,7 +8,6 @@ import pytest
 from kit import fingerprint
 from kit.runs import Player, Run
 
-pytestmark = pytest.mark.framework_venv
 VENVS = "/opt/gpuready/venvs"
 RESEARCH = {"name": "research", "workload": "pytorch-2.5-cu124"}
 SHARED = {"name": "shared", "workload": "pytorch-2.5", "packages": ["typing-extensions"], "owner": "ansible"}
@@ -106,7 +105,9 @@ def test_environment_that_is_not_declared_any_more_goes_when_nobody_uses_it(host
     host.check_output(f"{sleep} </dev/null >/dev/null 2>&1 & echo $! >/tmp/user")
     run = role(host, site, framework_venv_environments=[RESEARCH])
     assert run.rc == 0 and run.changed(host.backend.host) == 0, run.output
-    assert "shared" in run.said and host.file(f"{VENVS}/shared").exists
+    assert host.file(f"{VENVS}/shared").exists
+    notes = run.plan(host.backend.host)["notes"]
+    assert any(f"{VENVS}/shared@" in note and "it goes when that has ended" in note for note in notes), notes
     run = role(host, site, entry_point="remove")
     assert run.rc != 0 and "end these processes" in run.said, run.output
     host.check_output("kill $(cat /tmp/user); rm /tmp/user")
