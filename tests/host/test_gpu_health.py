@@ -122,6 +122,10 @@ def test_node_exporter_publishes_them(host: Any, wished: Wished, textfile: str) 
     script = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9100/metrics').read().decode())"
     served = parsed(host.check_output(f'/usr/bin/python3 -c "{script}"'))
     assert one(served, "node_textfile_scrape_error") == 0
+    address = wished("gpu_health_node_exporter_bind_address", "127.0.0.1")
+    assert [found for found in host.socket.get_listening_sockets() if found.endswith(":9100")] == [
+        f"tcp://{address}:9100"
+    ]
     published = {name for name in served if name.startswith("gpuready_")}
     assert published == set(parsed(host.file(textfile).content_string))
 

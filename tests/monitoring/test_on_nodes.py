@@ -30,6 +30,8 @@ WISHES = {
     "docker_engine_daemon_config": {"insecure-registries": [MIRROR.partition("/")[0]]},
     "gpu_health_enabled": True,
     "gpu_health_metrics_interval_seconds": 5,
+    # the test's Prometheus runs on the lab's machine
+    "gpu_health_node_exporter_bind_address": "0.0.0.0",
 }
 BUSY = "while True: sum(range(10000))"
 #: The machine has other things to do.

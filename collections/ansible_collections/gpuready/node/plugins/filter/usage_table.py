@@ -12,8 +12,8 @@ description:
 options:
   _input:
     description:
-      - Node by node, C(usage) of M(gpuready.node.gpu_usage_info); C({unreachable: why}) for a node that was
-        not reached.
+      - Node by node, C(usage) of M(gpuready.node.gpu_usage_info). For a node that was not reached, a mapping
+        with the one key C(unreachable), which says why.
     type: dict
     required: true
 """

@@ -21,6 +21,9 @@ CHECK = PREFIX + "check"
 VERIFY = PREFIX + "verify"
 PACKAGES = PREFIX + "packages"
 EXPORTER_PACKAGE = "prometheus-node-exporter"
+EXPORTER_UNIT = EXPORTER_PACKAGE + ".service"
+EXPORTER_PORT = 9100
+DROP_IN = UNITS + EXPORTER_UNIT + ".d/gpuready.conf"
 TEXTFILE = "gpuready.prom"
 RUN = "/usr/bin/python3 -IB " + build.PROGRAM
 # How long a verification after a package's change waits for dpkg to be done.
@@ -39,6 +42,7 @@ def plan_health(work: Draft) -> None:
     surplus = owned_files.surplus(work.see("application", "files"), FOLDER, own)
     surplus += [path for path in _own_units(work) if path not in own]
     packages = health_packages(work)
+    exporter_is_ours = _exporter_is_ours(work)
     work.health = {
         "summary": _summary(work),
         "program": [
@@ -47,6 +51,7 @@ def plan_health(work: Draft) -> None:
         "files": wanted,
         "surplus": surplus,
         "units": units,
+        "exporter_unit": EXPORTER_UNIT if exporter_is_ours else None,
         "packages": packages,
         "textfile": _textfile(work),
         "exporter": work.wishes["gpu_health_exporter"],
@@ -125,7 +130,7 @@ def _plan_removal(work: Draft) -> None:
 def _own_units(work: Draft) -> List[str]:
     """Unit files of this role on the node, links included."""
     observed = work.see("application", "files") or {}
-    return sorted(path for path in observed if path.startswith(UNITS + PREFIX))
+    return sorted(path for path in observed if path.startswith(UNITS + PREFIX) or path == DROP_IN)
 
 
 # --- what can be known to fail ----------------------------------------------------------------------------
@@ -188,6 +193,12 @@ def health_packages(work: Draft) -> List[str]:
     return [EXPORTER_PACKAGE] if wanted else []
 
 
+def _exporter_is_ours(work: Draft) -> bool:
+    """A node_exporter of the site's own listens where the site says; the one that gpuready brings, as here."""
+    exporter = work.see("application", "health", "node_exporter") or {}
+    return bool(exporter.get("ours")) or bool(health_packages(work))
+
+
 # --- what is wanted ---------------------------------------------------------------------------------------
 
 
@@ -242,7 +253,19 @@ def _files(work: Draft) -> List[Dict[str, Any]]:
     config = json.dumps(_config(work), indent=1, sort_keys=True) + "\n"
     files = [owned_files.row(CONFIG, config)]
     files += [owned_files.row(UNITS + name, content) for name, content in sorted(_unit_files(work).items())]
+    if _exporter_is_ours(work):
+        files.append(owned_files.row(DROP_IN, _drop_in(work.wishes["gpu_health_node_exporter_bind_address"])))
     return files
+
+
+def _drop_in(address: str) -> str:
+    place = "[%s]" % address if ":" in address else address
+    return (
+        _HEAD
+        + "[Service]\nExecStart=\n"
+        + "ExecStart=/usr/bin/%s --web.listen-address=%s:%d $ARGS\n"
+        % (EXPORTER_PACKAGE, place, EXPORTER_PORT)
+    )
 
 
 def _config(work: Draft) -> Dict[str, Any]:

@@ -386,7 +386,7 @@ def _no_twins(rows: Sequence[Mapping[str, Any]], name: str) -> None:
 
 
 def bind_address(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
-    """The rule of `gpu_workbench_bind_address`."""
+    """The rule of whatever says at which of the node's addresses something listens."""
     text = str(value).strip() if isinstance(value, str) else ""
     try:
         return str(ipaddress.ip_address(text.strip("[]"))), None
@@ -394,7 +394,7 @@ def bind_address(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
         return value, Problem(
             name,
             "%s is %r, but must be an IP address of the node" % (name, value),
-            ["set %s: 127.0.0.1" % name, "set %s: 0.0.0.0 for all, with TLS" % name],
+            ["set %s: 127.0.0.1" % name, "set %s: 0.0.0.0 for all of them" % name],
         )
 
 

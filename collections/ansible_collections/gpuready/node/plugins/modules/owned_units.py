@@ -244,7 +244,13 @@ def check_arguments(module: Any) -> None:
 
 
 def unit_of(path: str) -> Optional[str]:
-    return os.path.basename(path) if path.startswith(UNITS) and os.path.dirname(path) + "/" == UNITS else None
+    """The unit that a file is of: its own, or as a drop-in (name.service.d/x.conf) a part of it."""
+    folder, name = os.path.split(path)
+    if folder + "/" == UNITS:
+        return name
+    if os.path.dirname(folder) + "/" == UNITS and folder.endswith(".d"):
+        return os.path.basename(folder)[: -len(".d")]
+    return None
 
 
 def main() -> None:

@@ -307,7 +307,7 @@ def health(node: Node, plan: Node, done: list[str]) -> None:
     if "health.packages" in done:
         node["apt"]["candidates"].setdefault("prometheus-node-exporter", offer("1.3.1-1"))
         state = node["application"]["health"]
-        state["node_exporter"].update(installed=True, package=True, active=True)
+        state["node_exporter"].update(installed=True, package=True, ours=True, active=True)
         state["textfile_directory"] = True
     if "health.configure" in done:
         for path in wanted["surplus"]:
@@ -324,6 +324,8 @@ def health(node: Node, plan: Node, done: list[str]) -> None:
         for path in [path for path in files if "/gpuready-health" in path or "/gpuready/health/" in path]:
             del files[path]
         files.pop(build.BINDINGS, None)
+        files.pop("/etc/systemd/system/prometheus-node-exporter.service.d/gpuready.conf", None)
+        node["application"]["health"]["node_exporter"].update(installed=False, package=False, ours=False)
         for name in [name for name in units if name.startswith("gpuready-health-")]:
             del units[name]
 

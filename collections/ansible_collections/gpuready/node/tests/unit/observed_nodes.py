@@ -211,7 +211,13 @@ def unwatched() -> Node:
         "last_check": None,
         "last_verify": None,
         "textfile_directory": None,
-        "node_exporter": {"installed": False, "package": False, "active": False, "directory": None},
+        "node_exporter": {
+            "installed": False,
+            "package": False,
+            "ours": False,
+            "active": False,
+            "directory": None,
+        },
     }
 
 

@@ -18,6 +18,7 @@ from .node import Node
 FOLDERS = ("/etc/gpuready", "/usr/local/lib/gpuready")
 UNITS = "/etc/systemd/system"
 PREFIX = "gpuready-"
+DROP_IN = "gpuready.conf"
 # A secret is known by who may read it. What its owner alone may read is not hashed: no digest of it travels.
 OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 LISTEN = "0A"
@@ -38,6 +39,13 @@ def _own_paths(node: Node) -> Iterator[str]:
                 yield from _below(node, path)
             else:
                 yield path
+        elif name.endswith(".d") and node.lstat(_drop_in(name)) is not None:
+            yield _drop_in(name)
+
+
+def _drop_in(folder: str) -> str:
+    """What gpuready adds to a unit of somebody else's."""
+    return "/".join((UNITS, folder, DROP_IN))
 
 
 def _is_folder(node: Node, path: str) -> bool:

@@ -11,6 +11,7 @@ from .node import Node
 
 PROGRAM = "/usr/local/lib/gpuready/gpuready-health.pyz"
 STATE = "/var/lib/gpuready/health/"
+RECORD = "/var/lib/gpuready/gpu_health.json"
 PACKAGE = "prometheus-node-exporter"
 # The kernel keeps 15 letters of a command's name.
 EXPORTERS = ("prometheus-node", "node_exporter")
@@ -89,9 +90,19 @@ def _exporter(node: Node, found: Optional[List[packages.Package]]) -> Dict[str, 
     return {
         "installed": True if running else package,
         "package": package,
+        "ours": bool(package) and PACKAGE in _recorded(node),
         "active": running,
         "directory": directory,
     }
+
+
+def _recorded(node: Node) -> List[str]:
+    """The packages that this role brought."""
+    try:
+        record = json.loads(node.text(RECORD) or "{}")
+    except ValueError:
+        return []
+    return list(record.get("packages") or []) if isinstance(record, dict) else []
 
 
 def _directory(words: List[str]) -> Optional[str]:

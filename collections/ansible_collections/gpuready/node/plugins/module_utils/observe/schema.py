@@ -397,6 +397,7 @@ GPU_STACK: Dict[str, Any] = {
                 "node_exporter": {
                     "installed": Null(BOOLEAN),
                     "package": Null(BOOLEAN),
+                    "ours": BOOLEAN,
                     "active": BOOLEAN,
                     "directory": Null(STRING),
                 },

@@ -125,6 +125,13 @@ def test_changed_unit_is_read_again_and_restarted(systemd: Any, call: Any) -> No
     assert verbs(systemd())[-1] == "restart"
 
 
+def test_a_drop_in_belongs_to_its_unit(systemd: Any, call: Any) -> None:
+    call(files=[unit()], units=[TIMER])
+    drop_in = unit("[Timer]\nAccuracySec=1s\n", f"{TIMER}.d/gpuready.conf")
+    assert call(files=[unit(), drop_in], units=[TIMER])["started"] == [TIMER]
+    assert call(files=[unit(), drop_in], units=[TIMER])["changed"] is False
+
+
 def test_other_files_restart_nothing(systemd: Any, call: Any, tmp_path: Path) -> None:
     call(files=[unit()], units=[TIMER])
     result = call(files=[unit(), {"path": str(tmp_path / "a/b.json"), "content": "{}"}], units=[TIMER])

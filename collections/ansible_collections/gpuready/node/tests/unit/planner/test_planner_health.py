@@ -23,6 +23,9 @@ def planned(node: Node, host: str = "node", **wishes: Any) -> Node:
     return plan(node, {**WISHES, **wishes}, load_catalog(), host=host, today=TODAY)
 
 
+DROP_IN = "/etc/systemd/system/prometheus-node-exporter.service.d/gpuready.conf"
+
+
 def ids(result: Node) -> list[str]:
     return [action["id"] for action in result["actions"] if action["id"].startswith("health.")]
 
@@ -39,7 +42,7 @@ def whole() -> Node:
 def exporter(node: Node, directory: bool = True, reads: str | None = None) -> Node:
     """The node with a node_exporter of its own; is the wished directory there, and which one is read?"""
     node = copy.deepcopy(node)
-    found = {"installed": True, "package": False, "active": True, "directory": reads}
+    found = {"installed": True, "package": False, "ours": False, "active": True, "directory": reads}
     node["application"]["health"].update(node_exporter=found, textfile_directory=directory)
     return node
 
@@ -65,6 +68,28 @@ def test_an_exporter_that_is_there_is_used(whole: Node) -> None:
     result = planned(exporter(bare("20b5"), reads="/var/lib/prometheus/node-exporter"))
     assert "health.packages" not in ids(result)
     assert result["conflicts"] == []
+    # and left where it listens
+    assert DROP_IN not in contents(result) and result["health"]["exporter_unit"] is None
+
+
+@pytest.mark.parametrize(
+    ("address", "place"), [(None, "127.0.0.1:9100"), ("0.0.0.0", "0.0.0.0:9100"), ("::1", "[::1]:9100")]
+)
+def test_the_exporter_that_is_installed_listens_where_the_wish_says(address: str | None, place: str) -> None:
+    wishes = {} if address is None else {"gpu_health_node_exporter_bind_address": address}
+    result = planned(bare("20b5"), **wishes)
+    assert f"--web.listen-address={place} " in contents(result)[DROP_IN]
+    assert result["health"]["exporter_unit"] == "prometheus-node-exporter.service"
+
+
+def test_another_address_is_put_in_place(whole: Node) -> None:
+    result = planned(whole, gpu_health_node_exporter_bind_address="0.0.0.0")
+    assert ids(result) == ["health.configure"]
+
+
+def test_where_nothing_is_published_the_exporter_is_not_opened(whole: Node) -> None:
+    result = planned(whole, gpu_health_exporter="none")
+    assert DROP_IN in contents(result) and DROP_IN not in result["health"]["surplus"]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +254,7 @@ def test_units_are_what_systemd_reads(whole: Node) -> None:
             continue
         assert content.startswith("# Managed by gpuready")
         for line in content.splitlines():
-            assert re.match(r"^(#.*|\[[A-Z][a-z]+\]|[A-Z][A-Za-z]+=\S.*|)$", line), line
+            # an empty ExecStart takes back the one that the drop-in replaces
+            assert re.match(r"^(#.*|\[[A-Z][a-z]+\]|[A-Z][A-Za-z]+=\S.*|ExecStart=|)$", line), line
         if path.endswith(".service"):
             assert f"ExecStart=/usr/bin/python3 -IB {build.PROGRAM} " in content

@@ -246,7 +246,9 @@ def _former_health_unit(node: Node) -> None:
 
 
 def _no_exporter(node: Node) -> None:
-    node["application"]["health"]["node_exporter"].update(installed=False, package=False, active=False)
+    node["application"]["health"]["node_exporter"].update(
+        installed=False, package=False, ours=False, active=False
+    )
     node["application"]["health"]["textfile_directory"] = False
 
 
