@@ -194,7 +194,7 @@ def health_packages(work: Draft) -> List[str]:
 
 
 def _exporter_is_ours(work: Draft) -> bool:
-    """A node_exporter of the site's own listens where the site says; the one that gpuready brings, as here."""
+    """A node_exporter of the site's own listens where the site says, the one that gpuready brings as here."""
     exporter = work.see("application", "health", "node_exporter") or {}
     return bool(exporter.get("ours")) or bool(health_packages(work))
 

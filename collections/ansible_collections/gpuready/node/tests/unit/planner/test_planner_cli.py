@@ -54,7 +54,7 @@ def test_plan_takes_artifacts_lists_and_mappings(capsys: Any, tmp_path: Path) ->
 
 
 def test_plan_reads_standard_input(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(Path(CONVERGED).read_text(encoding="utf-8")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(CONVERGED).read_bytes())))
     assert run(capsys, "plan", "--facts", "-", *DAY)[0] == OK
 
 
