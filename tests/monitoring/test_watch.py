@@ -1,7 +1,7 @@
 """`gpuready watch`: the program that is sent, the way there, and what becomes of a node that goes away.
 
-Not among the collection's unit tests: Ansible's own loader, which reads the inventory here, changes how Python
-imports in the whole process.
+Not among the collection's unit tests: Ansible's own loader, which reads the inventory here, changes how
+Python imports in the whole process.
 """
 
 from __future__ import annotations
