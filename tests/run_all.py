@@ -82,7 +82,7 @@ STEPS = (
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True, beside=True),
     Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
     Step("e2e", ((*PYTEST, "-v", "-m", "lab", "--ignore", WORKBENCH, "tests/e2e"),), needs_lab=True),
-    Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True, beside=True),
+    Step("monitoring", ((*PYTEST, "-v", "-m", "lab", "tests/monitoring"),), needs_lab=True, beside=True),
     Step(
         "host",
         (
@@ -96,18 +96,19 @@ STEPS = (
         ),
         needs_lab=True,
     ),
-    Step("monitoring", ((*PYTEST, "-v", "-m", "lab", "tests/monitoring"),), needs_lab=True, beside=True),
+    # Beside what has nodes of its own: it damages one of the default nodes, too.
+    Step("tamper", ((*PYTEST, "-v", "-m", "lab", "tests/tamper"),), needs_lab=True),
+    Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True, beside=True),
     # Three nodes' faults at a time, each in a pytest of its own; it ends with the benchmark's table. The node
     # that plays pairs only is left to `make bench-diagnosis`: the others play pairs as well.
     Step("faults", ((PYTHON, "tests/bench/diagnosis.py", "--leave-out", "pairs"),), needs_lab=True),
-    Step("molecule", ((PYTHON, "tests/molecule_all.py"),), needs_lab=True, beside=True),
+    Step("workbench", ((*PYTEST, "-v", "-m", "lab", WORKBENCH),), needs_lab=True, beside=True),
     Step(
         "life",
         tuple((*PYTEST, "-v", "-m", "lab", f"tests/life/test_{name}.py") for name in LIFE),
         needs_lab=True,
         at_once=4,
     ),
-    Step("workbench", ((*PYTEST, "-v", "-m", "lab", WORKBENCH),), needs_lab=True, beside=True),
 )
 
 

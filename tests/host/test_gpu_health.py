@@ -20,7 +20,8 @@ Wished = Callable[[str, Any], Any]
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
-@pytest.fixture(autouse=True)
+# Of the whole module, so that it is asked before what else is read of the node.
+@pytest.fixture(autouse=True, scope="module")
 def watched(wished: Wished) -> None:
     if not wished("gpu_health_enabled", False):
         pytest.skip("this inventory does not want its nodes watched")

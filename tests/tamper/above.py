@@ -56,13 +56,13 @@ ABOVE: Groups = {
         ),
     ),
     "environments": (
-        damage("environment_removed", f"rm {ENVIRONMENT}", "venv.install"),
         damage(
             "environment_that_nobody_declares",
             f"cp -a $(readlink -f {ENVIRONMENT}) {ENVIRONMENT}2@0123456789ab; "
             f"ln -s research2@0123456789ab {ENVIRONMENT}2",
             "venv.remove",
         ),
+        damage("environment_removed", f"rm {ENVIRONMENT}", "venv.install"),
     ),
     "workbench": (
         damage(

@@ -86,5 +86,6 @@ class State:
         run = self.play("playbooks/provision.yml")
         assert run.rc == 0, run.output
         assert action_ids(self.play.plan()) == []
-        assert self.sound.differences(self._lasting(self.node)) == []
+        differences = self.sound.differences(self._lasting(self.node))
+        assert not differences, "\n".join(str(line) for line in differences)
         assert self.node.boot_id() == self.boot_id, "no damage here needs a reboot"
