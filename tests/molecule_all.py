@@ -27,7 +27,7 @@ LOGS = ROOT / "artifacts" / "molecule"
 LONGEST_FIRST = ("gpu_workbench", "site", "framework_image", "gpu_verify", "refusals")
 STEP = re.compile(r"\[\w+ > ([a-z_]+)\] Executing$")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-LIMIT_SECONDS = 1200
+LIMIT_SECONDS = 1800
 
 
 @dataclass

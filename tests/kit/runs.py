@@ -109,7 +109,7 @@ def play(
     arguments: str = "",
     environ: dict[str, str] | None = None,
     cut_off_after: int | None = None,
-    timeout: int = 1200,
+    timeout: int = 1800,
 ) -> Run:
     """One run of a playbook of this repository; its traces are kept in a folder of its own in ``folder``.
 
