@@ -14,8 +14,8 @@ pytestmark = pytest.mark.lab
 
 
 def lasting(node: Node) -> Fingerprint:
-    """What a repair must bring back. A record is none of it; an image built again has a new id, metrics are of
-    now, and a token that was too short is made anew."""
+    """What a repair must bring back. A record is none of it; an image built again has a new id, metrics are
+    of now, and a token that was too short is made anew."""
     kept = node.fingerprint().lasting(but=["records", "initramfs"])
     kept = kept.without("images", lambda line: line.startswith("gpuready/"))
     return kept.without("gpuready", lambda line: line.endswith(("/gpuready.prom", "/token")))
