@@ -38,7 +38,7 @@ class Life:
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """A bare node with the example's wishes; GPUREADY_E2E_WORKBENCH names one that is there and stays."""
     standing = os.environ.get("GPUREADY_E2E_WORKBENCH")
-    node = Node.existing(standing) if standing else Node.up("e2e-workbench")
+    node = Node.existing(standing) if standing else Node.up(f"e2e-workbench-{os.getpid()}")
     folder = tmp_path_factory.mktemp("workbench")
     play = Player(folder, (WORKBENCH, inventory_file(folder / "nodes.json", [node])), (node.name,))
     yield Life(node, play, node.fingerprint())
