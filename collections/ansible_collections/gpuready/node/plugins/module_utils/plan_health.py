@@ -42,7 +42,6 @@ def plan_health(work: Draft) -> None:
     surplus = owned_files.surplus(work.see("application", "files"), FOLDER, own)
     surplus += [path for path in _own_units(work) if path not in own]
     packages = health_packages(work)
-    exporter_is_ours = _exporter_is_ours(work)
     work.health = {
         "summary": _summary(work),
         "program": [
@@ -51,7 +50,7 @@ def plan_health(work: Draft) -> None:
         "files": wanted,
         "surplus": surplus,
         "units": units,
-        "exporter_unit": EXPORTER_UNIT if exporter_is_ours else None,
+        "exporter_unit": EXPORTER_UNIT if _exporter_is_ours(work) else None,
         "packages": packages,
         "textfile": _textfile(work),
         "exporter": work.wishes["gpu_health_exporter"],

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from .secrecy import is_secret_key
 from .venvs import is_requirement
 from .verification import matches
-from .wish_words import Problem, nearest, truth
+from .wish_words import Problem, given_rows, nearest, truth
 
 REPOSITORY = "gpuready"
 #: Where a derived image keeps its own Dockerfile and what it was built with.
@@ -59,12 +59,11 @@ class Part(NamedTuple):
 def rule(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
     """The wish `framework_image_recipes`, normalised: every key there."""
     example = "set %s: [{name: tf-notebook, base: tensorflow-2.9, jupyter: true}]" % name
-    if value in (None, ""):
-        return [], None
-    if not isinstance(value, (list, tuple)):
-        return value, Problem(name, "%s is %r, but must be a list of mappings" % (name, value), [example])
+    given, problem = given_rows(name, value, example)
+    if problem:
+        return value, problem
     found: List[Dict[str, Any]] = []
-    for number, row in enumerate(value, start=1):
+    for number, row in enumerate(given, start=1):
         try:
             normal = _recipe(name, number, row)
         except _Wrong as wrong:

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from .wish_words import Problem, nearest
+from .wish_words import Problem, given_rows, nearest
 
 DIRECTORY = "/opt/gpuready/venvs"
 #: The role's record on the node (install_record): where it made environments, whatever the variable says now.
@@ -45,12 +45,11 @@ def is_requirement(text: str) -> bool:
 def environments_rule(name: str, value: Any) -> Tuple[Any, Optional[Problem]]:
     """The wish `framework_venv_environments`, normalised: every key there."""
     example = "set %s: [{name: research, workload: pytorch-2.5-cu124}]" % name
-    if value in (None, ""):
-        return [], None
-    if not isinstance(value, (list, tuple)):
-        return value, Problem(name, "%s is %r, but must be a list of mappings" % (name, value), [example])
+    given, problem = given_rows(name, value, example)
+    if problem:
+        return value, problem
     found: List[Dict[str, Any]] = []
-    for number, row in enumerate(value, start=1):
+    for number, row in enumerate(given, start=1):
         normal, problem = _environment(name, number, row)
         if problem:
             return value, problem

@@ -7,7 +7,7 @@ Apart from `wishes`, so that a role's own rules can live in its own module, whic
 from __future__ import annotations
 
 import difflib
-from typing import Any, List, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 
 class Problem(NamedTuple):
@@ -35,3 +35,12 @@ def truth(value: Any) -> Optional[bool]:
     if text in ("false", "no", "off", "0"):
         return False
     return None
+
+
+def given_rows(name: str, value: Any, example: str) -> Tuple[Sequence[Any], Optional[Problem]]:
+    """The rows of a wish that is a list of mappings, each still to be read; a problem where it is no list."""
+    if value in (None, ""):
+        return (), None
+    if not isinstance(value, (list, tuple)):
+        return (), Problem(name, "%s is %r, but must be a list of mappings" % (name, value), [example])
+    return value, None
