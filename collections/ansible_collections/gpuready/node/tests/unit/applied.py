@@ -418,6 +418,9 @@ def install(node: Node, chosen: Node, catalog: Catalog) -> None:
     assert source is not None
     branch = int(chosen["branch"])
     wanted = {row["name"]: row["version"] for row in chosen["packages"]}
+    for name, version in wanted.items():
+        offered = (candidates.get(name) or {}).get("versions", [])
+        assert version in offered or (version is None and offered), f"apt has no {name}={version}"
     family = family_of(source, branch, list(wanted))
     dkms = chosen["install"] == "dkms"
     driven = candidates.get(names([family.version_package], branch, family)[0], {})
