@@ -641,3 +641,47 @@ def test_processes_of_the_profile_are_gathered_as_well(driver: Driver) -> None:
         [],
         64,
     )
+
+
+BOARD = """
+import json, pynvml as n
+n.nvmlInit()
+out = []
+for i in range(n.nvmlDeviceGetCount()):
+    h = n.nvmlDeviceGetHandleByIndex(i)
+    rows = None
+    try:
+        rows = list(n.nvmlDeviceGetRemappedRows(h))
+    except n.NVMLError_NotSupported:
+        pass
+    out.append({
+        "part": n.nvmlDeviceGetBoardPartNumber(h),
+        "serial": n.nvmlDeviceGetSerial(h),
+        "rows": rows,
+        "link": [n.nvmlDeviceGetCurrPcieLinkWidth(h), n.nvmlDeviceGetMaxPcieLinkWidth(h),
+                 n.nvmlDeviceGetCurrPcieLinkGeneration(h), n.nvmlDeviceGetMaxPcieLinkGeneration(h)],
+    })
+print(json.dumps(out))
+"""
+
+
+def boards(driver: Driver) -> list[dict]:
+    """What pynvml says of the boards and their links."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(driver.directory)}
+    done = subprocess.run(
+        [sys.executable, "-c", BOARD], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_boards_have_numbers_and_links(driver: Driver) -> None:
+    a100, t4 = boards(driver)
+    assert (a100["part"], t4["part"]) == ("900-SIM-20B5-000", "900-SIM-1EB8-000")
+    assert a100["serial"] != t4["serial"]
+    assert (a100["link"], t4["link"]) == ([16, 16, 4, 4], [16, 16, 3, 3])
+    assert (a100["rows"], t4["rows"]) == ([0, 0, 0, 0], None), "a T4 retires pages, it remaps no rows"
+    apply(driver.machine, metrics={"remapped_rows": 2, "row_remap_pending": 1, "pcie_width": 8})
+    a100, t4 = boards(driver)
+    assert (a100["rows"], t4["rows"]) == ([0, 2, 1, 0], None)
+    assert (a100["link"], t4["link"]) == ([8, 16, 4, 4], [8, 16, 3, 3])

@@ -482,3 +482,16 @@ def test_kernel_of_another_name_gets_nouveau_of_its_own(machine: Machine) -> Non
     path = next((machine.root / "lib/modules").rglob("nouveau.ko"))
     assert f"vermagic={KERNEL} SMP".encode() in path.read_bytes()
     assert path.read_bytes().endswith(b"~Module signature appended~\n")
+
+
+def test_machine_has_a_maker_and_a_serial_number(machine: Machine) -> None:
+    machine.boot()
+    table = (machine.root / "sys/firmware/dmi/tables/DMI").read_bytes()
+    entry = (machine.root / "sys/firmware/dmi/tables/smbios_entry_point").read_bytes()
+    assert entry.startswith(b"_SM3_") and len(entry) == 24 and sum(entry) % 256 == 0
+    assert int.from_bytes(entry[12:16], "little") == len(table)
+    serial = machine.read("sys/class/dmi/id/product_serial").strip()
+    assert serial.startswith("SIM") and serial.encode() in table
+    assert machine.read("sys/class/dmi/id/product_name") == "GPU node (SIMULATED)\n"
+    machine.boot()
+    assert machine.read("sys/class/dmi/id/product_serial").strip() == serial, "it is printed on the case"

@@ -405,7 +405,10 @@ API nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t handle, unsigned *correc
     DEVICE(handle);
     if (handle->model->major < 8 || strstr(handle->model->name, "GeForce"))
         return NOT_SUPPORTED;
-    *corrected = *uncorrected = *pending = *failure = 0;
+    *corrected = 0;
+    *uncorrected = sim_metric(handle, "remapped_rows", 0);
+    *pending = sim_metric(handle, "row_remap_pending", 0);
+    *failure = sim_metric(handle, "row_remap_failed", 0);
     return OK;
 }
 API nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t handle, char *out, unsigned size)
@@ -418,13 +421,26 @@ API nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t handle, char *out, unsigned si
     return put(out, size, text);
 }
 API nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t handle, char *out, unsigned size) { DEVICE(handle); return put(out, size, "92.00.45.00.03"); }
+API nvmlReturn_t nvmlDeviceGetBoardPartNumber(nvmlDevice_t handle, char *out, unsigned size)
+{
+    char text[32];
+    DEVICE(handle);
+    snprintf(text, sizeof text, "900-SIM-%04X-000", handle->model->device);
+    return put(out, size, text);
+}
 API nvmlReturn_t nvmlDeviceGetBoardId(nvmlDevice_t handle, unsigned *id) { DEVICE(handle); *id = handle->bus << 8; return OK; }
 API nvmlReturn_t nvmlDeviceGetMultiGpuBoard(nvmlDevice_t handle, unsigned *multi) { DEVICE(handle); *multi = 0; return OK; }
 API nvmlReturn_t nvmlDeviceGetNumaNodeId(nvmlDevice_t handle, unsigned *node) { DEVICE(handle); *node = 0; return NOT_SUPPORTED; }
 API nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t handle, unsigned *generation) { DEVICE(handle); *generation = handle->model->major >= 8 ? 4 : 3; return OK; }
-API nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t handle, unsigned *generation) { return nvmlDeviceGetMaxPcieLinkGeneration(handle, generation); }
+API nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t handle, unsigned *generation)
+{
+    nvmlReturn_t result = nvmlDeviceGetMaxPcieLinkGeneration(handle, generation);
+    if (!result)
+        *generation = sim_metric(handle, "pcie_generation", *generation);
+    return result;
+}
 API nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t handle, unsigned *width) { DEVICE(handle); *width = 16; return OK; }
-API nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t handle, unsigned *width) { return nvmlDeviceGetMaxPcieLinkWidth(handle, width); }
+API nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t handle, unsigned *width) { DEVICE(handle); *width = sim_metric(handle, "pcie_width", 16); return OK; }
 API nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t handle, int type, unsigned *mhz)
 {
     DEVICE(handle);
