@@ -43,8 +43,10 @@ from typing import Any
 
 from ansible import constants as C
 from ansible import context
+from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.gpuready.node.plugins.module_utils import report
+from ansible.template import Templar
+from ansible_collections.gpuready.node.plugins.module_utils import report, stages
 
 PLAN_ACTIONS = {"gpuready.node.gpu_plan"}
 PROBE_ACTIONS = {"gpuready.node.container_gpu_probe"}
@@ -81,6 +83,8 @@ APT_SUMMARY = re.compile(
 )
 #: Set by the playbooks once the former driver's packages are back: {from, to, why}.
 ROLLED_BACK_FACT = "__gpuready_rolled_back"
+#: Set by the role gpu_acceptance: the record of section 16 of docs/contracts.md.
+ACCEPTANCE_FACT = "gpu_acceptance"
 
 STATUS_COLOURS = {
     "verified": C.COLOR_OK,
@@ -129,20 +133,40 @@ class CallbackModule(CallbackBase):
         self._playbook = Path("run.yml")
         self._relevant = False
         self._records: dict[str, dict[str, Any]] = {}
+        self._hosts: dict[str, Any] = {}
+        self._expected: set[str] = set()
+        self._variables: Any = None
+        #: Per host: the running task, and since when it runs.
+        self._running: dict[str, tuple[str, float]] = {}
 
     # --- events -------------------------------------------------------------------------------------------
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         self._playbook = Path(playbook._file_name)
 
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        self._variables = play.get_variable_manager()
+        # Of a play in batches this is called for each of them; all of them are meant here.
+        hosts = self._variables._inventory.get_hosts(play.hosts, ignore_restrictions=True)
+        self._expected.update(host.get_name() for host in hosts if not host.implicit)
+
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         if self._action(task) in PLAN_ACTIONS | PROBE_ACTIONS | DIAGNOSE_ACTIONS:
             self._relevant = True
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        self._running[host.get_name()] = (task._uuid, time.monotonic())
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        self._clock_out(result)
 
     def v2_runner_on_ok(self, result: Any) -> None:
         record = self._count(result)
         if self._is_hidden(result):
             return
+        accepted = (result.result.get("ansible_facts") or {}).get(ACCEPTANCE_FACT)
+        if isinstance(accepted, dict):
+            record["acceptance"] = {key: accepted.get(key) for key in ("verdict", "because", "digest")}
         action = self._action(result.task)
         if action in PLAN_ACTIONS:
             self._take_plan(record, result.result)
@@ -163,19 +187,28 @@ class CallbackModule(CallbackBase):
         if not ignore_errors:
             record["failed"] = True
             record["error"] = self._cause(result)
+            record["error_stage"] = self._stage(result.task)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        record = self._record(result.host.get_name())
+        record = self._record(result.host)
+        self._clock_out(result)
         record["unreachable"] = True
         record["error"] = self._cause(result)
+        record["error_stage"] = self._stage(result.task)
 
     def v2_runner_retry(self, result: Any) -> None:
         # The last try arrives as ok or failed; every earlier one was an execution too.
-        self._record(result.host.get_name())["module_executions"] += self._executions(result)
+        self._record(result.host)["module_executions"] += self._executions(result)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         if not self._relevant:
             return
+        # The controller's own part of a run is no node, unless it is what went wrong.
+        self._records = {
+            host: record
+            for host, record in self._records.items()
+            if record["failed"] or not self._hosts[host].implicit
+        }
         for host, record in self._records.items():
             # What a rescue or ignore_unreachable has forgiven is no longer a failure of the host.
             record["failed"] = record["failed"] and bool(stats.failures.get(host))
@@ -186,14 +219,23 @@ class CallbackModule(CallbackBase):
 
     # --- collecting ---------------------------------------------------------------------------------------
 
-    def _record(self, host: str) -> dict[str, Any]:
+    def _record(self, host: Any) -> dict[str, Any]:
+        name = host.get_name()
+        if name in self._records:
+            return self._records[name]
+        self._hosts[name] = host
         return self._records.setdefault(
-            host,
+            name,
             {
-                "host": host,
+                "host": name,
+                "address": None,
+                "groups": [],
                 "simulated": False,
                 "gpu_stack": None,
                 "plan": None,
+                "first_gpu_stack": None,
+                "first_plan": None,
+                "observations": 0,
                 "text": "",
                 "verification": [],
                 "diagnosis": None,
@@ -210,13 +252,38 @@ class CallbackModule(CallbackBase):
                 "apt_transactions_by_role": {},
                 "failed": False,
                 "unreachable": False,
+                "timings": {},
+                "tasks": [],
+                "acceptance": None,
                 "error": None,
+                "error_stage": None,
             },
         )
 
     @staticmethod
     def _action(task: Any) -> str:
         return str(getattr(task, "resolved_action", None) or task.action)
+
+    @classmethod
+    def _stage(cls, task: Any) -> str:
+        role = getattr(task, "_role", None)
+        return stages.stage_of(
+            str(role.get_name()).rpartition(".")[2] if role is not None else None, cls._action(task)
+        )
+
+    def _clock_out(self, result: Any, *, ran: bool = False) -> None:
+        """The host's task has ended: its time is its stage's. A stage in which nothing ran is none."""
+        name = result.host.get_name()
+        task, since = self._running.pop(name, ("", 0.0))
+        if task != result.task._uuid:
+            return
+        record, stage = self._record(result.host), self._stage(result.task)
+        if not ran and stage not in record["timings"]:
+            return
+        spent = time.monotonic() - since
+        record["timings"][stage] = record["timings"].get(stage, 0.0) + spent
+        if spent >= report.SLOW_SECONDS:
+            record["tasks"].append((result.task_name, stage, spent))
 
     @staticmethod
     def _is_hidden(result: Any) -> bool:
@@ -239,7 +306,9 @@ class CallbackModule(CallbackBase):
         return ran * (2 if action in TWO_MODULES else 1)
 
     def _count(self, result: Any) -> dict[str, Any]:
-        record = self._record(result.host.get_name())
+        record = self._record(result.host)
+        speaks_only = self._action(result.task).rpartition(".")[2] in CONTROLLER_ACTIONS
+        self._clock_out(result, ran=not speaks_only or result.is_failed())
         record["module_executions"] += self._executions(result)
         if result.is_changed():
             record["changed_tasks"].append(result.task_name)
@@ -266,6 +335,10 @@ class CallbackModule(CallbackBase):
         if not isinstance(plan, dict):
             return
         first = record["plan"] is None
+        record["observations"] += 1
+        if first:
+            began = {"status": plan.get("status"), "actions": plan.get("actions")}
+            record.update(first_gpu_stack=report.glimpse(answer.get("gpu_stack")), first_plan=began)
         self._compare(record, answer.get("gpu_stack"))
         record.update(gpu_stack=answer.get("gpu_stack"), plan=plan, text=str(answer.get("text") or ""))
         record["simulated"] = bool(plan.get("simulated"))
@@ -367,7 +440,24 @@ class CallbackModule(CallbackBase):
         root = next((above for above in (folder, *folder.parents) if (above / "site.yml").is_file()), folder)
         return root / "artifacts"
 
+    def _locate(self, host: str) -> None:
+        """The node's address and groups, as the inventory has them."""
+        record, known = self._records[host], self._hosts[host]
+        groups = (group.get_name() for group in known.get_groups())
+        record["groups"] = sorted(name for name in groups if name not in ("all", "ungrouped"))
+        address = known.vars.get("ansible_host")
+        if address is None or "{{" in str(address):
+            # In a file of host variables, or made of others.
+            variables = self._variables.get_vars(host=known, include_hostvars=False)
+            try:
+                address = Templar(loader=None, variables=variables).template(variables.get("ansible_host"))
+            except AnsibleError:
+                address = None
+        record["address"] = str(address) if address else host
+
     def _report(self) -> None:
+        for host in self._records:
+            self._locate(host)
         run = report.run_name(self._started, self._playbook.name)
         nodes = [
             report.node_document(self._records[host], run, planning=self._planning)
@@ -382,6 +472,7 @@ class CallbackModule(CallbackBase):
             finished=finished.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self._clock,
             check_mode=self._check_mode,
+            not_run=self._expected,
         )
         # A failure's text is printed as the node's error; a healthy node has its screen here.
         plans = {

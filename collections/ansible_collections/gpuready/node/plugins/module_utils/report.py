@@ -15,6 +15,8 @@ import tempfile
 import textwrap
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +335,107 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return layers
 
 
+def versions(gpu_stack: dict[str, Any] | None) -> dict[str, Any]:
+    """What runs on the node now; null where it is not known or not there."""
+    loaded = _dig(gpu_stack, "driver", "loaded") or {}
+    return {
+        "os": _dig(gpu_stack, "host", "os", "pretty_name"),
+        "kernel": _dig(gpu_stack, "host", "kernel", "running"),
+        "driver": loaded.get("version"),
+        "flavour": loaded.get("flavour"),
+        "docker": _dig(gpu_stack, "container_runtime", "docker", "version"),
+        "toolkit": _dig(gpu_stack, "container_runtime", "toolkit", "version"),
+    }
+
+
+def timings(seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """``[{stage, seconds}]`` in the order of first appearance."""
+    return [{"stage": stage, "seconds": round(spent, 2)} for stage, spent in seconds.items()]
+
+
+#: So many of a node's tasks are named as slow, and none that was quicker than this.
+SLOW_TASKS, SLOW_SECONDS = 10, 1.0
+
+
+def slow_tasks(tasks: list[tuple[str, str, float]]) -> list[dict[str, Any]]:
+    """Where a node's time went: ``[{task, stage, seconds}]``, the longest first."""
+    longest = sorted((row for row in tasks if row[2] >= SLOW_SECONDS), key=lambda row: -row[2])[:SLOW_TASKS]
+    return [{"task": task, "stage": stage, "seconds": round(spent, 2)} for task, stage, spent in longest]
+
+
+# --- drift ------------------------------------------------------------------------------------------------
+
+
+def managed_before(gpu_stack: dict[str, Any] | None) -> bool | None:
+    """Whether gpuready has left something on the node: only then is what differs a drift."""
+    if gpu_stack is None:
+        return None
+    return bool(
+        _dig(gpu_stack, "driver", "record")
+        or _dig(gpu_stack, "application", "files")
+        or _dig(gpu_stack, "application", "health", "program")
+    )
+
+
+def glimpse(gpu_stack: Any) -> dict[str, Any] | None:
+    """What the drift needs of a run's first observation: a big one for each of many nodes is not kept."""
+    if not isinstance(gpu_stack, dict):
+        return None
+    health = _dig(gpu_stack, "application", "health") or {}
+    return {
+        "driver": {"record": bool(_dig(gpu_stack, "driver", "record"))},
+        "application": {
+            "files": bool(_dig(gpu_stack, "application", "files")),
+            "health": {"program": health.get("program"), "last_check": health.get("last_check")},
+        },
+    }
+
+
+def _checked(gpu_stack: dict[str, Any] | None) -> tuple[Any, dict[tuple[Any, Any], dict[str, Any]]]:
+    """When the node's own check looked last, and what it found to differ."""
+    last = _dig(gpu_stack, "application", "health", "last_check") or {}
+    return last.get("at"), {(row.get("layer"), row.get("what")): row for row in last.get("drift") or []}
+
+
+def drift(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What differed from the wishes as the run began, ``[{layer, what, expected, found, source, remains}]``.
+
+    ``source``: ``plan`` (``what`` is the action that puts it right) or ``check``, the node's own look at
+    itself. ``remains``: is it still so; null where nobody has looked again.
+    """
+    last = record.get("plan")
+    first = record.get("first_plan") or last
+    left = {action.get("id") for action in remaining_actions(last)}
+    again = _dig(last, "status") != "conflict"
+    rows: list[dict[str, Any]] = [
+        {
+            "layer": action.get("layer"),
+            "what": action.get("id"),
+            "expected": action.get("summary"),
+            "found": "; ".join(str(text) for text in action.get("evidence") or []) or None,
+            "source": "plan",
+            "remains": action.get("id") in left if again else None,
+        }
+        for action in remaining_actions(first)
+    ]
+    began, differed = _checked(record.get("first_gpu_stack") or record.get("gpu_stack"))
+    ended, differs = _checked(record.get("gpu_stack"))
+    rows += [
+        {
+            "layer": row.get("layer"),
+            "what": row.get("what"),
+            "expected": row.get("expected"),
+            "found": row.get("found"),
+            "source": "check",
+            "remains": None
+            if int(record.get("observations") or 1) > 1 and began == ended
+            else key in differs,
+        }
+        for key, row in differed.items()
+    ]
+    return rows
+
+
 #: What a diagnosis rests on besides observation, plan and verification.
 DIAGNOSIS_FACTS = ("container", "framework", "platform", "probes")
 
@@ -349,9 +452,12 @@ def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -
         "schema": SCHEMA,
         "run": run,
         "host": record["host"],
+        "address": record.get("address"),
+        "groups": list(record.get("groups") or []),
         "simulated": bool(record.get("simulated")),
         "status": node_status(record, planning=planning),
         "layers": layer_verdicts(record),
+        "versions": versions(record.get("gpu_stack")),
         "gpu_stack": record.get("gpu_stack"),
         "plan": record.get("plan"),
         "verification": record.get("verification") or [],
@@ -365,12 +471,46 @@ def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -
         "module_executions": int(record.get("module_executions") or 0),
         "apt_transactions": int(record.get("apt_transactions") or 0),
         "apt_transactions_by_role": dict(record.get("apt_transactions_by_role") or {}),
+        "timings": timings(record.get("timings") or {}),
+        "slow_tasks": slow_tasks(record.get("tasks") or []),
+        "managed_before": managed_before(record.get("first_gpu_stack") or record.get("gpu_stack")),
+        "drift": drift(record),
+        "acceptance": record.get("acceptance"),
         "error": record.get("error"),
+        "error_stage": record.get("error_stage") if record.get("error") else None,
     }
     return redact(document)
 
 
+def lost_node(host: str, run: str, why: str, **more: Any) -> dict[str, Any]:
+    """The document of a node of which nothing is known, because whoever was to work on it is gone.
+
+    :param more: ``address``, ``groups``.
+    """
+    return node_document({"host": host, "unreachable": True, "error": why, **more}, run)
+
+
 # --- the fleet --------------------------------------------------------------------------------------------
+
+#: What of a node's document stands in the fleet's, too.
+IN_FLEET = (
+    "address",
+    "groups",
+    "status",
+    "simulated",
+    "layers",
+    "versions",
+    "changed_tasks",
+    "driver_change",
+    "rolled_back",
+    "reloads",
+    "reboots",
+    "module_executions",
+    "apt_transactions",
+    "timings",
+    "acceptance",
+    "error",
+)
 
 
 def fleet_document(
@@ -382,9 +522,14 @@ def fleet_document(
     finished: str,
     seconds: float,
     check_mode: bool = False,
+    not_run: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """``artifacts/<run>/fleet.json``: every node of the run, the failed and unreachable ones included."""
+    """``artifacts/<run>/fleet.json``: every node of the run, the failed and unreachable ones included.
+
+    ``not_run``: nodes that the run was for, and that it did not come to, since it stopped before.
+    """
     totals = Counter(node["status"] for node in nodes)
+    left_out = sorted(set(not_run) - {node["host"] for node in nodes})
     return {
         "schema": SCHEMA,
         "run": run,
@@ -394,29 +539,107 @@ def fleet_document(
         "finished": finished,
         "seconds": round(seconds, 2),
         "simulated": any(node["simulated"] for node in nodes),
-        "ok": not any(node["status"] in BAD_STATUSES for node in nodes),
+        "ok": not left_out and not any(node["status"] in BAD_STATUSES for node in nodes),
         "totals": {status: totals[status] for status in STATUSES if totals[status]},
+        "not_run": left_out,
+        "driver_spread": driver_spread(nodes),
+        "drift": [
+            {"host": node["host"], "managed_before": node.get("managed_before"), **row}
+            for node in nodes
+            for row in node.get("drift") or []
+        ],
         "nodes": {
             node["host"]: {
-                key: node[key] if key != "causes" else [cause["cause"] for cause in root_causes(node)]
-                for key in (
-                    "status",
-                    "simulated",
-                    "layers",
-                    "causes",
-                    "changed_tasks",
-                    "driver_change",
-                    "rolled_back",
-                    "reloads",
-                    "reboots",
-                    "module_executions",
-                    "apt_transactions",
-                    "error",
-                )
+                **{key: node.get(key) for key in IN_FLEET},
+                "causes": [cause["cause"] for cause in root_causes(node)],
             }
             for node in nodes
         },
     }
+
+
+#: The key of ``driver_spread`` for nodes on which no driver is loaded.
+NO_DRIVER = "none"
+
+
+def driver_spread(nodes: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """``{version: [hosts]}`` of the loaded driver, the newest first; nodes not observed are in none."""
+    spread: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.get("gpu_stack") is not None:
+            spread.setdefault(_dig(node, "versions", "driver") or NO_DRIVER, []).append(node["host"])
+    order = sorted(set(spread) - {NO_DRIVER}, key=version_order, reverse=True)
+    return {version: sorted(spread[version]) for version in (*order, NO_DRIVER) if version in spread}
+
+
+def version_order(version: str) -> tuple[tuple[int, str], ...]:
+    """For sorting versions as a person would.
+
+    >>> sorted(["580.95.05", "580.100.1", "90"], key=version_order)
+    ['90', '580.95.05', '580.100.1']
+    """
+    return tuple((int(number or 0), word) for number, word in re.findall(r"(\d+)|(\D+)", version))
+
+
+def _seconds_between(started: str, finished: str) -> float | None:
+    try:
+        return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+    except (TypeError, ValueError):
+        return None
+
+
+def load_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A run's folder as ``(nodes, fleet)``. A file that is none of a report's is a ``ValueError``."""
+    fleet = _load(folder / "fleet.json")
+    nodes = [_load(path) for path in sorted(folder.glob("*.json")) if path.name != "fleet.json"]
+    return sorted((node for node in nodes if "host" in node), key=lambda node: str(node["host"])), fleet
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no file of a report of schema {SCHEMA}: run the playbook again")
+    return content
+
+
+def merge(
+    folders: Iterable[Path], *, run: str | None = None, lost: Iterable[dict[str, Any]] = ()
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One run out of several that each worked on a part of the nodes: ``(nodes, fleet)``.
+
+    A node that is in several parts is as the part that ended last found it.
+
+    :param folders: the parts' folders, each with its ``fleet.json``.
+    :param run: what the run is to be called; by default as the part that began first.
+    :param lost: documents of nodes whose part has no folder (:func:`lost_node`).
+    """
+    parts = sorted((load_run(Path(folder)) for folder in folders), key=lambda part: str(part[1]["finished"]))
+    nodes: dict[str, dict[str, Any]] = {node["host"]: node for node in lost}
+    for some, _fleet in parts:
+        nodes.update({node["host"]: node for node in some})
+    fleets = [fleet for _nodes, fleet in parts]
+    if not fleets and not nodes:
+        raise ValueError("there is nothing to merge: no folder and no node was named")
+    first = min(fleets, key=lambda fleet: str(fleet["started"]), default={})
+    started, finished = str(first.get("started") or ""), str(fleets[-1]["finished"] if fleets else "")
+    name = run or str(first.get("run") or "merged")
+    spent = _seconds_between(started, finished)
+    if spent is None or len(fleets) == 1:
+        spent = max((float(fleet.get("seconds") or 0) for fleet in fleets), default=0.0)
+    fleet = fleet_document(
+        [{**nodes[host], "run": name} for host in sorted(nodes)],
+        run=name,
+        playbook=" and ".join(dict.fromkeys(str(fleet.get("playbook")) for fleet in fleets)),
+        started=started,
+        finished=finished,
+        seconds=spent,
+        check_mode=bool(fleets) and all(fleet.get("check_mode") for fleet in fleets),
+        not_run={host for fleet in fleets for host in fleet.get("not_run") or []},
+    )
+    return [{**nodes[host], "run": name} for host in sorted(nodes)], fleet
 
 
 # --- text -------------------------------------------------------------------------------------------------

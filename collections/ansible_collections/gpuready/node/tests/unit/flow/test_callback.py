@@ -125,3 +125,66 @@ def test_apt_transactions_are_counted_by_apt_s_own_words(said, count):
 
 def test_module_that_counts_itself_is_believed():
     assert callback.CallbackModule._apt_transactions({"apt_transactions": 2, "stdout": "1 upgraded"}) == 2
+
+
+def test_stages_are_timed_and_nodes_are_located(project):
+    project.inventory(
+        {"n1": {"ansible_host": "{{ 'gpu' ~ 17 }}.example"}, "n2": {"ansible_host": "10.0.0.18"}, "n3": {}},
+        gpuready_simulated=True,
+    )
+    (project.root / "host_vars").mkdir()
+    (project.root / "host_vars" / "n3.yml").write_text("ansible_host: 10.0.0.19\n")
+    for host in ("n1", "n2", "n3"):
+        project.observe(host, with_driver("580.95.05"))
+    pause = "    - name: Take a while\n      ansible.builtin.command: sleep 1.2\n      changed_when: false\n"
+    never = "    - name: Be left out\n      ansible.builtin.command: 'false'\n      when: false\n"
+    run = play(project, never, OBSERVE, PROBE, pause)
+    assert run.rc == 0, run.text
+    addresses = {host: row["address"] for host, row in run.fleet["nodes"].items()}
+    assert addresses == {"n1": "gpu17.example", "n2": "10.0.0.18", "n3": "10.0.0.19"}
+    node = run.node("n1")
+    assert node["groups"] == ["gpu_nodes"]
+    assert [row["stage"] for row in node["timings"]] == ["observe", "verify", "other"]
+    seconds = {row["stage"]: row["seconds"] for row in node["timings"]}
+    assert seconds["other"] >= 1.2 and all(0 < spent < 60 for spent in seconds.values())
+    assert sum(seconds.values()) <= run.fleet["seconds"]
+    assert {"Take a while"} <= {row["task"] for row in node["slow_tasks"]}
+    assert run.fleet["nodes"]["n1"]["timings"] == node["timings"]
+    assert run.fleet["driver_spread"] == {"580.95.05": ["n1", "n2", "n3"]}
+    assert run.fleet["drift"] == [] and run.fleet["not_run"] == []
+
+
+def test_batches_that_never_came_are_named(project):
+    project.inventory({"n1": {}, "n2": {}, "n3": {}}, gpuready_simulated=True)
+    for host in ("n1", "n2", "n3"):
+        project.observe(host, with_driver("580.95.05"))
+    head = "- name: Live\n  hosts: gpu_nodes\n  serial: 1\n  gather_facts: false\n  tasks:\n"
+    fail = "    - name: Break\n      ansible.builtin.fail:\n        msg: broken\n"
+    (project.root / "playbooks" / "batches.yml").write_text(head + OBSERVE.lstrip("\n") + fail)
+    run = project.play("playbooks/batches.yml", "--limit", "n1,n2")
+    assert run.fleet["not_run"] == ["n2"] and list(run.fleet["nodes"]) == ["n1"]
+    assert run.fleet["ok"] is False
+    assert run.node("n1")["error"] == "broken" and run.node("n1")["error_stage"] == "other"
+
+
+def test_controller_s_own_part_is_no_node_unless_it_fails(project):
+    project.observe("n1", with_driver("580.95.05"))
+    head = "- name: Prepare\n  hosts: localhost\n  connection: local\n  gather_facts: false\n  tasks:\n"
+    noop = "    - name: Speak\n      ansible.builtin.debug:\n        msg: hello\n"
+    nodes = "- name: Live\n  hosts: gpu_nodes\n  gather_facts: false\n  tasks:\n"
+    path = project.root / "playbooks" / "two.yml"
+    path.write_text(head + noop + nodes + OBSERVE.lstrip("\n"))
+    assert list(project.play("playbooks/two.yml").fleet["nodes"]) == ["n1"]
+    path.write_text(nodes + OBSERVE.lstrip("\n") + head + noop.replace("debug", "fail"))
+    fleet = project.play("playbooks/two.yml").fleet
+    assert fleet["nodes"]["localhost"]["error"] == "hello" and fleet["ok"] is False
+
+
+def test_acceptance_is_told(project):
+    project.observe("n1", with_driver("580.95.05"))
+    accept = (
+        "    - name: Sign\n      ansible.builtin.set_fact:\n"
+        "        gpu_acceptance: {verdict: rejected, because: [too hot], digest: 'sha256:1', watch: {}}\n"
+    )
+    told = {"verdict": "rejected", "because": ["too hot"], "digest": "sha256:1"}
+    assert play(project, OBSERVE, accept).fleet["nodes"]["n1"]["acceptance"] == told

@@ -456,3 +456,127 @@ def test_write_run_into_a_file_is_an_os_error(tmp_path: Path):
     (tmp_path / "artifacts").write_text("not a folder")
     with pytest.raises(OSError, match="artifacts"):
         report.write_run(tmp_path / "artifacts", "r", [], fleet_of([]), "")
+
+
+def checked(at, *rows):
+    """A stack whose node looked at itself."""
+    last = {"at": at, "ok": not rows, "errors": [], "drift": list(rows)}
+    return application(health={"program": "a1", "last_check": last, "last_verify": None})
+
+
+def test_drift_is_what_differed_when_the_run_began():
+    row = {"layer": "host", "what": "driver_loaded", "expected": "580.95.05", "found": "580.82.07"}
+    hold = {**action("driver.hold", "host"), "evidence": ["libcuda1 is not held", "nor is nvidia-smi"]}
+    first = plan("changes", [hold, action("docker.restart", "container_runtime")])
+    then = plan("changes", [action("docker.restart", "container_runtime"), action("toolkit.cdi", "host")])
+    given = record(
+        first_plan=first,
+        first_gpu_stack=report.glimpse(checked(1, row)),
+        observations=2,
+        plan=then,
+        gpu_stack=checked(2),
+    )
+    rows = report.node_document(given, "r")["drift"]
+    assert [(one["source"], one["what"], one["remains"]) for one in rows] == [
+        ("plan", "driver.hold", False),
+        ("plan", "docker.restart", True),
+        ("check", "driver_loaded", False),
+    ]
+    assert rows[0]["expected"] == "do driver.hold"
+    assert rows[0]["found"] == "libcuda1 is not held; nor is nvidia-smi"
+    assert rows[2]["expected"] == "580.95.05" and rows[2]["found"] == "580.82.07"
+
+
+def test_drift_of_a_check_that_was_not_made_again_is_unknown():
+    row = {"layer": "host", "what": "driver_loaded", "expected": "2", "found": "1"}
+    once = record(gpu_stack=checked(1, row))
+    assert [one["remains"] for one in report.drift(once)] == [True]
+    again = record(gpu_stack=checked(1, row), first_gpu_stack=report.glimpse(checked(1, row)), observations=2)
+    assert [one["remains"] for one in report.drift(again)] == [None]
+
+
+def test_drift_behind_a_conflict_may_remain_or_not():
+    given = record(first_plan=plan("changes", [action("driver.hold", "host")]), plan=plan("conflict"))
+    assert report.drift(given)[0]["remains"] is None
+
+
+@pytest.mark.parametrize(
+    ("stack", "managed"),
+    [
+        (None, None),
+        (gpu_stack(), False),
+        (gpu_stack(driver={"record": {"packages": []}}), True),
+        (checked(1), True),
+    ],
+)
+def test_node_that_gpuready_was_on_before_is_told_from_a_new_one(stack, managed):
+    assert report.managed_before(stack) is managed
+    assert report.managed_before(report.glimpse(stack)) is managed
+
+
+def test_drivers_of_the_fleet_are_counted_from_the_newest():
+    def node(host, version):
+        stack = gpu_stack(driver={"loaded": {"version": version, "flavour": "open"} if version else None})
+        return report.node_document(record(host=host, gpu_stack=stack), "r")
+
+    nodes = [node("a", "580.95.05"), node("b", "580.100.1"), node("c", None), node("d", "580.95.05")]
+    nodes.append(report.lost_node("e", "r", "its worker is gone", address="10.0.0.9"))
+    spread = report.driver_spread(nodes)
+    assert list(spread.items()) == [("580.100.1", ["b"]), ("580.95.05", ["a", "d"]), ("none", ["c"])]
+    assert nodes[-1]["status"] == "unreachable" and nodes[-1]["address"] == "10.0.0.9"
+    assert nodes[-1]["error"] == "its worker is gone"
+
+
+def test_slow_tasks_are_the_longest():
+    tasks = [("quick", "observe", 0.4), ("pull", "framework_image", 81.239), ("install", "nvidia_driver", 99)]
+    assert report.slow_tasks(tasks) == [
+        {"task": "install", "stage": "nvidia_driver", "seconds": 99},
+        {"task": "pull", "stage": "framework_image", "seconds": 81.24},
+    ]
+
+
+def slice_of(root, run, hosts, **metadata):
+    """A run's folder with these hosts: ``{host: record}``."""
+    nodes = [report.node_document({**given, "host": host}, run) for host, given in hosts.items()]
+    told = {"run": run, "playbook": "site.yml", "started": "", "finished": "", "seconds": 1.0, **metadata}
+    fleet = report.fleet_document(nodes, **told)
+    return report.write_run(root, run, nodes, fleet, "text\n")
+
+
+def test_slices_merge_into_the_run_that_one_would_have_been(tmp_path: Path):
+    good, bad = record(verification=[verification()]), record(failed=True, error="broken")
+    when = {"started": "2026-11-23T10:00:00+00:00", "finished": "2026-11-23T10:01:00+00:00"}
+    later = {"started": "2026-11-23T10:00:10+00:00", "finished": "2026-11-23T10:03:00+00:00"}
+    one = slice_of(tmp_path / "1", "20261123T100000Z-site", {"c": good, "a": bad}, **when)
+    two = slice_of(tmp_path / "2", "20261123T100010Z-site", {"b": good}, **later, not_run=["d", "a"])
+    whole = slice_of(
+        tmp_path / "3",
+        "20261123T100000Z-site",
+        {"a": bad, "b": good, "c": good},
+        **{**when, "finished": later["finished"], "seconds": 180, "not_run": ["d"]},
+    )
+    nodes, fleet = report.merge([two, one])
+    expected_nodes, expected = report.load_run(whole)
+    assert nodes == expected_nodes and fleet == expected
+    assert fleet["not_run"] == ["d"] and fleet["ok"] is False
+
+
+def test_node_in_two_slices_is_as_the_later_one_found_it(tmp_path: Path):
+    one = slice_of(tmp_path / "1", "r1", {"a": record(failed=True, error="x")}, finished="1")
+    two = slice_of(tmp_path / "2", "r2", {"a": record(verification=[verification()])}, finished="2")
+    lost = report.lost_node("z", "r", "worker w2 is gone")
+    nodes, fleet = report.merge([two, one], run="both", lost=[lost])
+    assert [(node["host"], node["status"], node["run"]) for node in nodes] == [
+        ("a", "verified", "both"),
+        ("z", "unreachable", "both"),
+    ]
+    assert fleet["totals"] == {"verified": 1, "unreachable": 1} and fleet["run"] == "both"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99}'])
+def test_what_is_no_report_is_refused(tmp_path: Path, content):
+    (tmp_path / "fleet.json").write_text(content)
+    with pytest.raises(ValueError, match=r"fleet\.json is no"):
+        report.load_run(tmp_path)
+    with pytest.raises(ValueError, match="nothing to merge"):
+        report.merge([])
