@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +36,11 @@ class Step:
     at_once: int = 1  # how many of the commands run at the same time; each one's output comes in one piece
     beside: bool = False  # runs at the same time as the step before it
 
+
+#: What failed, in few lines; .ci/run ends with it.
+GIST = ROOT / "artifacts" / "failures.txt"
+#: pytest's short summary, Ansible's failed tasks, molecule's failed scenarios.
+TELLING = re.compile(r"^(FAILED|ERROR) \S|fatal: \[|: FAILED \(")
 
 PYTHON = str(BIN / "python")
 PYTEST = (PYTHON, "-m", "pytest")
@@ -112,34 +118,48 @@ STEPS = (
 )
 
 
-def run(step: Step, environment: dict[str, str], *, alone: bool) -> int:
-    """Run the step's commands; all of them, so that one lint does not hide the next."""
+def gist(output: Iterable[str], lines: int = 8) -> list[str]:
+    """What a failed command's output says in few lines: the tests and tasks that failed, else its end."""
+    said = [line for line in output if line.strip()]
+    telling = list(dict.fromkeys(line.strip() for line in said if TELLING.search(line)))
+    return [line[:180] for line in (telling[:lines] or said[-3:])]
 
-    def one(command: tuple[str, ...]) -> int:
+
+def run(step: Step, environment: dict[str, str], *, alone: bool) -> list[str]:
+    """Run all of the step's commands, so that one lint does not hide the next; what failed, in few lines."""
+
+    def one(command: tuple[str, ...]) -> list[str]:
         started = time.monotonic()
         words = f"$ {Path(command[0]).name} {' '.join(command[1:])}"
-        if step.at_once == 1 and alone:
-            print(words, flush=True)
-            return abs(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
-        lines = [words]
-        if not alone:
-            print(f"{step.name} | {words}", flush=True)
+        # Several at once, and nothing else: each one's output comes in one piece.
+        gather = alone and step.at_once > 1
+        lines = []
+        if not gather:
+            print(words if alone else f"{step.name} | {words}", flush=True)
         with subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                if alone:
-                    lines.append(line.rstrip("\n"))
-                else:
-                    print(f"{step.name} | {line.rstrip()}", flush=True)
-        if alone:
-            lines.append(f"({time.monotonic() - started:.0f} s)")
-            print("\n".join(lines), flush=True)
-        return abs(process.returncode)
+                lines.append(line.rstrip())
+                if not gather:
+                    print(lines[-1] if alone else f"{step.name} | {lines[-1]}", flush=True)
+        if gather:
+            print("\n".join([words, *lines, f"({time.monotonic() - started:.0f} s)"]), flush=True)
+        if not process.returncode:
+            return []
+        ended = f"{step.name}: {words} ended with {process.returncode}"
+        return [ended, *(f"  {line}" for line in gist(lines))]
 
     with ThreadPoolExecutor(max_workers=step.at_once) as pool:
-        return max(pool.map(one, step.commands))
+        return [line for failure in pool.map(one, step.commands) for line in failure]
 
 
 def groups(steps: Iterable[Step]) -> list[list[Step]]:
@@ -171,14 +191,18 @@ def main() -> int:
     wanted = [step for step in STEPS if not options.steps or step.name in options.steps]
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
     results: list[tuple[str, str, float]] = []
+    failures: list[str] = []
+    GIST.parent.mkdir(exist_ok=True)
+    GIST.write_text("", encoding="utf-8")
     started_all = time.monotonic()
     lab_failed = False
 
     def play(step: Step, *, alone: bool) -> tuple[str, str, float]:
         started = time.monotonic()
-        code = run(step, environment, alone=alone)
+        failed = run(step, environment, alone=alone)
+        failures.extend(failed)
         seconds = time.monotonic() - started
-        verdict = "ok" if code == 0 else f"FAILED ({code})"
+        verdict = "FAILED" if failed else "ok"
         print(f"=== {step.name}: {verdict} after {seconds:.0f} s", flush=True)
         return step.name, verdict, seconds
 
@@ -200,6 +224,7 @@ def main() -> int:
     for name, verdict, seconds in results:
         print(f"{name:<12} {verdict:<18} {seconds:7.0f}")
     print(f"{len(results) - failed} passed, {failed} failed; {time.monotonic() - started_all:.0f} s in all")
+    GIST.write_text("".join(f"{line}\n" for line in failures), encoding="utf-8")
     return 1 if failed else 0
 
 
