@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -16,7 +18,11 @@ from ansible.utils.display import Display
 from ansible.utils.vars import transform_to_native_types
 from ansible_collections.gpuready.node.plugins.module_utils import variables, venvs, workbenches
 from ansible_collections.gpuready.node.plugins.module_utils.answers import failure
-from ansible_collections.gpuready.node.plugins.module_utils.catalog import annotate, load_catalog
+from ansible_collections.gpuready.node.plugins.module_utils.catalog import (
+    CatalogError,
+    annotate,
+    load_catalog,
+)
 from ansible_collections.gpuready.node.plugins.module_utils.planner import plan as make_plan
 from ansible_collections.gpuready.node.plugins.module_utils.render import render
 from ansible_collections.gpuready.node.plugins.module_utils.wishes import DEFAULT_WISHES, check
@@ -24,6 +30,22 @@ from ansible_collections.gpuready.node.plugins.module_utils.wishes import DEFAUL
 display = Display()
 
 ARGUMENTS = {"observed": {"type": "dict"}}
+
+
+def _read_ahead() -> None:
+    """Read what every node's plan needs, before there is a process per node.
+
+    Ansible imports an action plugin in its main process and forks for each task and node: what is in memory
+    by then is read once instead of once per node. What cannot be read is told by whoever needs it.
+    """
+    with contextlib.suppress(CatalogError):
+        load_catalog()
+    for directory in C.DEFAULT_ROLES_PATH or []:
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            variables.load_specs(Path(directory))
+
+
+_read_ahead()
 
 
 def _read_here(path: str) -> str:
