@@ -51,11 +51,11 @@ def processes(answer: Mapping[str, Any]) -> Dict[int, Dict[str, Any]]:
 
 
 def xids(before: Optional[Dict[str, Any]], boot: Optional[str]) -> Dict[str, Any]:
-    return count(_kernel_log(), before, boot)
+    return count(kernel_log() or "", before, boot)
 
 
-def _kernel_log() -> str:
-    """dmesg's; where that is empty or forbidden, the journal's of this boot."""
+def kernel_log() -> Optional[str]:
+    """dmesg's; where that is empty or forbidden, the journal's of this boot. Null where neither can be read."""
     node = Node(timeout=LOG_SECONDS)
     journal = ["journalctl", "--dmesg", "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
     for command in (["dmesg"], [*journal, "--no-hostname"]):
@@ -65,4 +65,4 @@ def _kernel_log() -> str:
             continue
         if result.rc == 0 and result.out.strip():
             return result.out
-    return ""
+    return None

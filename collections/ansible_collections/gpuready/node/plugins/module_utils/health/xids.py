@@ -23,12 +23,21 @@ def count(text: str, before: Optional[Dict[str, Any]], boot: Optional[str]) -> D
     `last` is the stamp of the newest line counted. Lines with the same stamp are told apart by their words;
     the log's own repetition of a line with one stamp counts once.
     """
+    state, _lines = follow(text, before, boot)
+    return state
+
+
+def follow(
+    text: str, before: Optional[Dict[str, Any]], boot: Optional[str]
+) -> "tuple[Dict[str, Any], List[Dict[str, Any]]]":
+    """The new state, as `count` gives it, and what the log has that the state before had not: `[{xid, pci, line}]`."""
     state = before if before and before.get("boot") == boot else {}
     last = float(state.get("last") or 0.0)
     at_last: List[str] = list(state.get("at_last") or [])
     counts: Dict[str, Dict[str, int]] = {
         pci: dict(numbers) for pci, numbers in (state.get("counts") or {}).items()
     }
+    lines = []
     for line in text.splitlines():
         found = _XID.search(line)
         if not found:
@@ -41,9 +50,11 @@ def count(text: str, before: Optional[Dict[str, Any]], boot: Optional[str]) -> D
         if moment > last:
             last, at_last = moment, []
         at_last.append(words)
-        numbers = counts.setdefault(address(found.group(1)), {})
+        pci = address(found.group(1))
+        numbers = counts.setdefault(pci, {})
         numbers[found.group(2)] = numbers.get(found.group(2), 0) + 1
-    return {"boot": boot, "last": last, "at_last": at_last, "counts": counts}
+        lines.append({"xid": int(found.group(2)), "pci": pci + ".0", "line": words})
+    return {"boot": boot, "last": last, "at_last": at_last, "counts": counts}, lines
 
 
 def address(text: str) -> str:
