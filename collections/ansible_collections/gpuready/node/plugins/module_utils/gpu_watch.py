@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from typing import Any, Callable, Dict, IO, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .health import xids
 
@@ -22,6 +22,10 @@ NOTE_SECONDS = 5.0
 XID_LINES = 50
 
 Read = Callable[[], Dict[str, Any]]
+
+
+#: Of these, the highest and the mean are told.
+RANGES = ("temperature_c", "power_watts", "utilization_percent", "memory_used_mib", "clock_sm_mhz")
 
 
 class Range:
@@ -51,16 +55,7 @@ class Gpu:
     def __init__(self, index: int, first: Dict[str, Any]) -> None:
         self.index = index
         self.name, self.uuid, self.pci = first.get("name"), first.get("uuid"), first.get("pci")
-        self.ranges = {
-            key: Range()
-            for key in (
-                "temperature_c",
-                "power_watts",
-                "utilization_percent",
-                "memory_used_mib",
-                "clock_sm_mhz",
-            )
-        }
+        self.ranges = {key: Range() for key in RANGES}
         self.ecc_first: Dict[str, int] = {}
         self.ecc_last: Dict[str, int] = {}
         self.rows_first: Optional[Dict[str, Any]] = None
@@ -79,10 +74,8 @@ class Gpu:
         if ecc:
             self.ecc_first = self.ecc_first or dict(ecc)
             # A driver that is loaded anew begins at nought: what there was, was.
-            self.ecc_last = {
-                kind: max(number, self.ecc_last.get(kind, 0))
-                for kind, number in {**self.ecc_last, **ecc}.items()
-            }
+            for kind, number in ecc.items():
+                self.ecc_last[kind] = max(number, self.ecc_last.get(kind, 0))
         rows = sample.get("remapped_rows")
         if rows:
             self.rows_first = self.rows_first or dict(rows)
@@ -98,10 +91,11 @@ class Gpu:
         rows = None
         if self.rows_first is not None and self.rows_last is not None:
             rows = dict(self.rows_last)
-            rows["new"] = sum(
-                max(0, int(self.rows_last[kind]) - int(self.rows_first[kind]))
+            grown = (
+                int(self.rows_last[kind]) - int(self.rows_first[kind])
                 for kind in ("corrected", "uncorrected")
             )
+            rows["new"] = sum(max(0, number) for number in grown)
 
         def new(kind: str) -> Optional[int]:
             return None if kind not in self.ecc_first else self.ecc_last[kind] - self.ecc_first[kind]
@@ -164,7 +158,7 @@ class Summary:
                 self._gpus[key].lost = self._gpus[key].lost or "the driver does not list it any more"
 
     def _key(self, gpu: Dict[str, Any], number: int) -> Optional[str]:
-        """Who it is. A lost one has no name but its place, which holds as long as the driver lists as many."""
+        """Who it is. A lost one has only its place, which holds while the driver lists as many."""
         if gpu.get("uuid"):
             return str(gpu["uuid"])
         place = int(gpu.get("index") or 0)
@@ -177,7 +171,7 @@ class Summary:
     def read_log(
         self, text: Optional[str], state: Optional[Dict[str, Any]], old: bool = False
     ) -> Optional[Dict[str, Any]]:
-        """Errors that the driver wrote into the kernel's log since the state before; `old`: before the watch."""
+        """What the driver wrote into the kernel's log since the state before; `old`: before the watch."""
         if text is None:
             self.log_read = False
             return state
@@ -257,7 +251,7 @@ class Place:
 
     def __init__(self, name: str, folder: str = FOLDER) -> None:
         self.folder = os.path.join(folder, name)
-        self._lock: Optional[IO[str]] = None
+        self._lock: Optional[int] = None
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -274,24 +268,25 @@ class Place:
                 os.unlink(self._path(name))
 
     def _acquire(self, patience: float) -> bool:
-        handle = open(self._path("lock"), "w", encoding="ascii")
+        """Take the lock, which is held for as long as somebody watches."""
+        descriptor = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + patience
         while True:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 if time.monotonic() >= deadline:
-                    handle.close()
+                    os.close(descriptor)
                     return False
                 time.sleep(0.1)
                 continue
-            self._lock = handle
+            self._lock = descriptor
             return True
 
     def leave(self) -> None:
         """Let the lock go."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def tell(self) -> None:

@@ -137,11 +137,14 @@ watch:
           lost: null
     xids:
       description:
-        - The Xid errors that the driver wrote into the kernel's log meanwhile, the first 50 of them; null when
-          the log cannot be read.
+        - The Xid errors that the driver wrote into the kernel's log meanwhile, the first 50 of them; null
+          when the log cannot be read.
       type: list
       elements: dict
-      sample: [{xid: 79, pci: "0000:3b:00.0", line: "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."}]
+      sample:
+        - xid: 79
+          pci: "0000:3b:00.0"
+          line: "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."
     xid_count:
       description: How many there were.
       type: int

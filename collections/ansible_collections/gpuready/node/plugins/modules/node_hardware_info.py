@@ -9,9 +9,9 @@ module: node_hardware_info
 short_description: Read what a node is made of, with the numbers that its makers printed on the parts
 version_added: "0.6.0"
 description:
-  - Reads the machine's maker, model, serial number, firmware and memory modules out of its SMBIOS tables (or,
-    without them, what the kernel keeps of them), its processors, network cards, InfiniBand ports and disks out
-    of sysfs, and of its GPUs what NVML tells - serial number, part number, VBIOS, PCI Express link.
+  - Reads the machine's maker, model, serial number, firmware and memory modules out of its SMBIOS tables
+    (or, without them, what the kernel keeps of them), its processors, network cards, InfiniBand ports and
+    disks out of sysfs, and of its GPUs what NVML tells - serial number, part number, VBIOS, PCI Express link.
   - GPUs that are on the bus and that NVML does not list are there as well, with what the bus tells.
   - What the machine does not tell is null; what makers leave in fields that they did not fill in is not taken
     for an answer (C(To be filled by O.E.M.)).
@@ -81,8 +81,13 @@ hardware:
       description: The memory modules that are plugged in.
       type: list
       elements: dict
-      sample: [{slot: P1-DIMMA1, size_mib: 32768, speed_mts: 3200, vendor: Samsung, part_number: M393A4K40EB3-CWE,
-        serial: "0361B8E2"}]
+      sample:
+        - slot: P1-DIMMA1
+          size_mib: 32768
+          speed_mts: 3200
+          vendor: Samsung
+          part_number: M393A4K40EB3-CWE
+          serial: "0361B8E2"
     cpu:
       description: The processors' C(model), C(sockets), C(cores), C(threads).
       type: dict

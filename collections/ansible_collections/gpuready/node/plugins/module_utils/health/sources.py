@@ -51,11 +51,16 @@ def processes(answer: Mapping[str, Any]) -> Dict[int, Dict[str, Any]]:
 
 
 def xids(before: Optional[Dict[str, Any]], boot: Optional[str]) -> Dict[str, Any]:
-    return count(kernel_log() or "", before, boot)
+    return count(_kernel_log() or "", before, boot)
 
 
 def kernel_log() -> Optional[str]:
-    """dmesg's; where that is empty or forbidden, the journal's of this boot. Null where neither can be read."""
+    """What the kernel said in this boot; null where nobody can read it."""
+    return _kernel_log()
+
+
+def _kernel_log() -> Optional[str]:
+    """dmesg's; where that is empty or forbidden, this boot's journal. Null: neither can be read."""
     node = Node(timeout=LOG_SECONDS)
     journal = ["journalctl", "--dmesg", "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
     for command in (["dmesg"], [*journal, "--no-hostname"]):

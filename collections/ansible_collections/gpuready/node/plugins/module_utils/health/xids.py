@@ -30,7 +30,7 @@ def count(text: str, before: Optional[Dict[str, Any]], boot: Optional[str]) -> D
 def follow(
     text: str, before: Optional[Dict[str, Any]], boot: Optional[str]
 ) -> "tuple[Dict[str, Any], List[Dict[str, Any]]]":
-    """The new state, as `count` gives it, and what the log has that the state before had not: `[{xid, pci, line}]`."""
+    """The new state, as `count` gives it, and what is new in the log: `[{xid, pci, line}]`."""
     state = before if before and before.get("boot") == boot else {}
     last = float(state.get("last") or 0.0)
     at_last: List[str] = list(state.get("at_last") or [])

@@ -1,4 +1,4 @@
-"""What a machine is made of, with the numbers that its makers printed on the parts: for the acceptance record.
+"""What a machine is made of, with the numbers that its makers printed on the parts.
 
 Null is what the machine does not tell. Runs on nodes: Python 3.8.
 """
@@ -20,19 +20,7 @@ IDENTITY = "/sys/class/dmi/id"
 DEVICE_TREE = "/sys/firmware/devicetree/base"
 MIB = 1024 * 1024
 #: A lane's rate in GT/s, as sysfs writes it → PCI Express generation.
-GENERATIONS = {
-    "2.5": 1,
-    "5.0": 2,
-    "5": 2,
-    "8.0": 3,
-    "8": 3,
-    "16.0": 4,
-    "16": 4,
-    "32.0": 5,
-    "32": 5,
-    "64.0": 6,
-    "64": 6,
-}
+GENERATIONS = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}
 #: The kernel's own, and what containers and virtual machines get.
 _NO_DISK = re.compile(r"^(?:loop|ram|zram|dm-|md|sr|fd|nbd|zd)")
 
@@ -50,7 +38,7 @@ def hardware(node: Node, library: Any = None) -> Dict[str, Any]:
 
 
 def _word(node: Node, path: str) -> Optional[str]:
-    """A sysfs file's text; null where there is none, and where the kernel has no answer (a link that is down)."""
+    """A sysfs file's text; null where there is none, or the kernel has no answer (a link that is down)."""
     try:
         text = node.text(path)
     except OSError:
@@ -143,7 +131,7 @@ GPU_FIELDS = (
 
 
 def gpus(node: Node, library: Any) -> List[Dict[str, Any]]:
-    """Every GPU on the bus, and what its driver says of it, in NVML's order; those that NVML lacks come last."""
+    """Every GPU on the bus, and what NVML says of it, in its order; those that it lacks come last."""
     told = {gpu["pci"]: gpu for gpu in from_nvml(node, library)}
     for device in pci.gpus(pci.nvidia_devices(node)):
         gpu = told.setdefault(device["pci"], dict(dict.fromkeys(GPU_FIELDS), pci=device["pci"]))
@@ -156,9 +144,9 @@ def link(node: Node, address: str) -> Optional[Dict[str, Optional[int]]]:
     base = "%s/%s/" % (pci.DEVICES, address)
     found: Dict[str, Optional[int]] = {}
     for key, prefix in (("", "current_"), ("max_", "max_")):
-        speed = (_word(node, base + prefix + "link_speed") or "").split(" ")[0]
+        speed = re.match(r"([\d.]+) GT/s", _word(node, base + prefix + "link_speed") or "")
         width = _number(node, base + prefix + "link_width")
-        found[key + "generation"] = GENERATIONS.get(speed)
+        found[key + "generation"] = GENERATIONS.get(float(speed.group(1))) if speed else None
         # 255: the kernel does not know, as in a virtual machine.
         found[key + "width"] = None if width in (0, 255) else width
     return found if any(found.values()) else None
@@ -186,11 +174,8 @@ def from_nvml(node: Node, library: Any) -> List[Dict[str, Any]]:
 
 def _gpu(node: Node, library: Any, index: int) -> Dict[str, Any]:
     gpu: Dict[str, Any] = dict(dict.fromkeys(GPU_FIELDS), index=index)
-    refusals = (
-        library.NVMLError,
-        AttributeError,
-        getattr(library, "NVMLLibraryMismatchError", AttributeError),
-    )
+    mismatch = getattr(library, "NVMLLibraryMismatchError", AttributeError)
+    refusals = (library.NVMLError, AttributeError, mismatch)
 
     def ask(name: str) -> Any:
         try:
