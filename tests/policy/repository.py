@@ -154,7 +154,7 @@ def playbook_tasks() -> tuple[Task, ...]:
             for section in ("pre_tasks", "tasks", "post_tasks", "handlers"):
                 found.extend(_flatten(path, None, play.get(section) or []))
     for path in sorted((ROOT / "playbooks").rglob("*.yml")):
-        if path.parent != ROOT / "playbooks":
+        if path.parent not in (ROOT / "playbooks", ROOT / "playbooks/vars"):
             found.extend(_flatten(path, None, load(path) or []))
     return tuple(found)
 
