@@ -4,8 +4,8 @@
 Use: ``python tests/bench/plan_many.py [--nodes 10000] [--processes 1,2] [--json FILE]``.
 
 The nodes are the recorded observations of ``tests/fixtures/observed``, each with a kernel, a driver version
-and addresses of its own, so that no two are alike; every one is planned for itself, nothing is remembered from
-one to the next. Measured is planning alone: the nodes are in memory by then, as after a run that observed them.
+and addresses of its own, so that no two are alike. Every one is planned for itself; nothing is remembered
+from one to the next. Measured is planning alone: the nodes are in memory, as after a run that observed them.
 
 * wall: from the first process's start to the last one's end.
 * cpu: processor time of all processes together. On a machine that does something else as well, this is the
