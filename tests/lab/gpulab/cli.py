@@ -36,10 +36,18 @@ def parser() -> argparse.ArgumentParser:
     node_up.add_argument("--os", default="ubuntu-22.04", help=f"one of {', '.join(settings.OSES)}")
     node_up.add_argument("--port", type=int, help="port on 127.0.0.1 for SSH; a free one by default")
     node_up.add_argument("--json", action="store_true", help="print how to reach the node as JSON")
+    node_up.add_argument(
+        "--light", action="store_true", help="copies of another node (--like), without an engine of their own"
+    )
+    node_up.add_argument("--like", metavar="NODE", help="with --light: the node that is copied as it is now")
+    node_up.add_argument(
+        "--count", type=int, default=1, help="with --light: how many, as NAME-1, NAME-2, … (default: NAME)"
+    )
 
-    for verb, text in (("node-down", "remove a node"), ("node-reset", "make a node bare again")):
-        one = verbs.add_parser(verb, help=text)
-        one.add_argument("name")
+    node_down = verbs.add_parser("node-down", help="remove nodes")
+    node_down.add_argument("names", nargs="+", metavar="name")
+    node_reset = verbs.add_parser("node-reset", help="make a node bare again")
+    node_reset.add_argument("name")
 
     execute = verbs.add_parser(
         "node-exec", help="run a command in a node as root: node-exec NAME -- COMMAND …"
@@ -105,12 +113,38 @@ def verb_engine(_: argparse.Namespace) -> int:
 
 def verb_node_up(arguments: argparse.Namespace) -> int:
     """labctl node-up."""
+    if arguments.light:
+        return verb_light_up(arguments)
+    if arguments.like or arguments.count != 1:
+        raise LabError("--like and --count are for light nodes (--light)")
     spec = NodeSpec(nodes.full_name(arguments.name), arguments.os, (), arguments.port)
     nodes.lookup_os(spec.os)
     hardware = nodes.hardware_profile(
         spec.os, arguments.gpus.split(","), arguments.profile, nvswitches=arguments.nvswitches
     )
     say(lab.node_up(spec, hardware).connection(), as_json=arguments.json)
+    return 0
+
+
+def verb_light_up(arguments: argparse.Namespace) -> int:
+    """labctl node-up --light."""
+    if not arguments.like:
+        raise LabError("a light node is a copy: name the node that is copied (--like)")
+    if arguments.gpus or arguments.profile or arguments.nvswitches or arguments.port:
+        raise LabError(
+            "a light node is as its model (--like): --gpus, --profile, --nvswitches and --port are not"
+        )
+    if not 1 <= arguments.count <= len(settings.LIGHT_PORTS):
+        raise LabError(f"--count is {arguments.count}; give a number from 1 to {len(settings.LIGHT_PORTS)}")
+    wanted = [arguments.name]
+    if arguments.count > 1:
+        wanted = [f"{arguments.name}-{number}" for number in range(1, arguments.count + 1)]
+    made = lab.light_up([nodes.full_name(name) for name in wanted], arguments.like)
+    if arguments.json:
+        print(json.dumps([node.connection() for node in made], indent=2))
+    else:
+        for node in made:
+            say(node.connection(), as_json=False)
     return 0
 
 
@@ -122,8 +156,9 @@ def verb_node_reset(arguments: argparse.Namespace) -> int:
 
 def verb_node_down(arguments: argparse.Namespace) -> int:
     """labctl node-down."""
-    name = nodes.full_name(arguments.name)
-    print(f"{name} removed" if lab.node_down(name) else f"there is no node {name}; nothing to do")
+    gone = lab.node_down(arguments.names)
+    for name in map(nodes.full_name, arguments.names):
+        print(f"{name} removed" if name in gone else f"there is no node {name}; nothing to do")
     return 0
 
 

@@ -18,6 +18,7 @@ from . import (
     engine,
     images,
     keys,
+    light,
     machine,
     mirror,
     nodes,
@@ -30,6 +31,7 @@ from . import (
     wheels,
 )
 from .engine import Docker
+from .errors import LabError
 from .progress import Step, run_steps
 from .settings import NodeSpec
 
@@ -334,6 +336,23 @@ def node_up(spec: NodeSpec, hardware: dict[str, Any]) -> nodes.Node:
     return nodes.require(builder.engine, spec.name)
 
 
+def light_up(names: list[str], like: str) -> list[nodes.Node]:
+    """Light copies of a node, several at once."""
+    host = machine.check()
+    docker = engine.require()
+    model = nodes.require(docker, like)
+    if not model.running:
+        raise LabError(f"{model.name} does not run, and only a running node can be copied (--like)")
+    if model.name in names:
+        raise LabError(f"{model.name} cannot be replaced by a copy of itself (--like): choose another name")
+    hardware = json.loads(nodes.read_file(docker, model.name, nodes.HARDWARE))
+    with exclusive():
+        made = light.create_all(docker, host, model, names, hardware)
+        write_dot_lab(docker)
+    light.start_all(docker, made)
+    return [replace(node, running=True) for node in made]
+
+
 def node_reset(name: str) -> nodes.Node:
     """The same node again, bare; hardware faults are gone too."""
     docker = engine.require()
@@ -343,11 +362,13 @@ def node_reset(name: str) -> nodes.Node:
     return node_up(NodeSpec(node.name, node.os, (), node.port), hardware)
 
 
-def node_down(name: str) -> bool:
-    """Remove a node."""
+def node_down(names: Iterable[str]) -> list[str]:
+    """Remove nodes; which there were."""
     docker = engine.require()
     with exclusive():
-        gone = nodes.remove(docker, nodes.full_name(name))
+        gone = light.remove_all(docker, [nodes.full_name(name) for name in names])
+        light.drop_images(docker)
+        light.restore_inotify_limit(docker)
         write_dot_lab(docker)
     return gone
 
@@ -362,6 +383,7 @@ def down() -> list[str]:
             docker, _ = engine.ensure()
         if docker is not None:
             done += remove_containers(docker)
+        light.restore_inotify_limit(None)
         if engine.stop_own():
             done.append("stopped the lab's own Docker Engine")
         (settings.dot_lab() / "lab.json").unlink(missing_ok=True)
@@ -411,6 +433,7 @@ OWNED = (
     "engine.json",
     "exec",
     "firewall.json",
+    "inotify.json",
     "keys",
     "lab.json",
     "lab.lock",

@@ -26,6 +26,7 @@ INFRA_IMAGE = f"{PREFIX}-infra:1"
 
 USER = "ansible"
 PORTS = range(22101, 22200)
+LIGHT_PORTS = range(22200, 22400)
 
 GIB = 1024**3
 # Measured: registry 4, root file systems and build leftovers 6, two nodes with the image 9 (while pulling).
