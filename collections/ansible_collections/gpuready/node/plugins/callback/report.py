@@ -83,6 +83,8 @@ APT_SUMMARY = re.compile(
 )
 #: Set by the playbooks once the former driver's packages are back: {from, to, why}.
 ROLLED_BACK_FACT = "__gpuready_rolled_back"
+#: Names a file that gets the path of the run's folder.
+POINTER = "GPUREADY_REPORT_POINTER"
 #: Set by the role gpu_acceptance: the record of section 16 of docs/contracts.md.
 ACCEPTANCE_FACT = "gpu_acceptance"
 
@@ -485,6 +487,9 @@ class CallbackModule(CallbackBase):
             where = report.write_run(
                 self._artifacts(), run, nodes, fleet, report.report_text(nodes, fleet, plans)
             )
+            # gpuready.runs finds its own run by it, whatever else writes there meanwhile.
+            if pointer := os.environ.get(POINTER):
+                Path(pointer).write_text(str(where.absolute()), encoding="utf-8")
         except OSError as error:
             self._display.warning(f"the report could not be written to {self._artifacts()}: {error}")
         self._print(nodes, fleet, plans, where)

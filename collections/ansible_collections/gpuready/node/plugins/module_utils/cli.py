@@ -15,7 +15,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
-from . import watch_cli
+from . import runs_cli, watch_cli
 from .catalog import Catalog, CatalogError, load_catalog
 from .diagnosis import bundle_cli
 from .inputs import Trouble, read_log, read_text
@@ -314,7 +314,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="gpuready",
         description="What a GPU node needs, and why.",
         epilog="exit codes: 0 nothing to do or answered, 1 bad question, 2 something to do, 3 conflict; "
-        "of diagnose: 0 healthy, 2 a cause was found, 3 no known cause",
+        "of diagnose: 0 healthy, 2 a cause was found, 3 no known cause; "
+        "of run and distribute: 2 some nodes are not as asked for",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
 
@@ -386,6 +387,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bundle_cli.add(verbs)
     watch_cli.add(verbs)
+    runs_cli.add(verbs)
 
     page = verbs.add_parser("matrix", help="GPUs, workloads and drivers as a page (docs/matrix.md)")
     page.add_argument("--write", metavar="FILE", help="write it there")
