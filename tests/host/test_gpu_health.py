@@ -16,6 +16,8 @@ pytestmark = pytest.mark.gpu_health
 DIRECTORY = "/var/lib/prometheus/node-exporter"
 PROGRAM = "/usr/local/lib/gpuready/gpuready-health.pyz"
 UNITS = ("gpuready-health-check.timer", "gpuready-health-verify.timer", "gpuready-health-packages.path")
+#: A node that has only just come up verifies itself two minutes after that, and may have other work to do.
+FIRST_VERIFICATION_SECONDS = 300
 Wished = Callable[[str, Any], Any]
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
@@ -108,10 +110,17 @@ def test_node_is_as_planned(metrics: Samples) -> None:
     assert one(metrics, "gpuready_check_ok") == 1
 
 
-def test_workloads_were_verified_by_the_node_itself(metrics: Samples, wished: Wished) -> None:
-    verified = {labels["workload"]: value for labels, value in metrics["gpuready_verify_ok"]}
+def test_workloads_were_verified_by_the_node_itself(host: Any, textfile: str, wished: Wished) -> None:
+    wanted = set(images_of(wished("gpuready_workloads", None)))
+    deadline = time.monotonic() + FIRST_VERIFICATION_SECONDS
+    while True:
+        metrics = parsed(host.file(textfile).content_string)
+        verified = {labels["workload"]: value for labels, value in metrics.get("gpuready_verify_ok", [])}
+        if wanted <= set(verified) or time.monotonic() > deadline:
+            break
+        time.sleep(3)
+    assert wanted <= set(verified)
     assert set(verified.values()) == {1.0}
-    assert set(images_of(wished("gpuready_workloads", None))) <= set(verified)
     for _labels, at in metrics["gpuready_verify_timestamp_seconds"]:
         assert 0 <= time.time() - at < 2 * 86400
 
