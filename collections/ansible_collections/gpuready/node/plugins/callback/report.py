@@ -11,7 +11,9 @@ version_added: "0.1.0"
 description:
   - Follows a run, and if one of its tasks was M(gpuready.node.gpu_plan),
     M(gpuready.node.container_gpu_probe) or M(gpuready.node.gpu_diagnose), ends it with a table of node and
-    layer, the cause of every failure, and files under O(artifacts_dir).
+    layer, the cause of every failure, and files under O(artifacts_dir). A page for people (C(report.html)),
+    JSON for machines (C(fleet.json) and a file per node), C(junit.xml) for CI, C(fleet.csv) for spreadsheets,
+    and the table as C(report.txt).
   - Other runs are left alone. A report that cannot be written is a warning and never fails a run. Results of
     tasks with C(no_log) are not written; passwords within URLs and values of keys named like secrets are
     blotted out.
@@ -51,6 +53,7 @@ from ansible_collections.gpuready.node.plugins.module_utils import report, stage
 PLAN_ACTIONS = {"gpuready.node.gpu_plan"}
 PROBE_ACTIONS = {"gpuready.node.container_gpu_probe"}
 DIAGNOSE_ACTIONS = {"gpuready.node.gpu_diagnose"}
+ACCEPTANCE_ACTIONS = {"gpuready.node.gpu_acceptance"}
 
 #: Run on the controller, however many nodes they are for.
 CONTROLLER_ACTIONS = {
@@ -85,8 +88,6 @@ APT_SUMMARY = re.compile(
 ROLLED_BACK_FACT = "__gpuready_rolled_back"
 #: Names a file that gets the path of the run's folder.
 POINTER = "GPUREADY_REPORT_POINTER"
-#: Set by the role gpu_acceptance: the record of section 16 of docs/contracts.md.
-ACCEPTANCE_FACT = "gpu_acceptance"
 
 STATUS_COLOURS = {
     "verified": C.COLOR_OK,
@@ -166,9 +167,6 @@ class CallbackModule(CallbackBase):
         record = self._count(result)
         if self._is_hidden(result):
             return
-        accepted = (result.result.get("ansible_facts") or {}).get(ACCEPTANCE_FACT)
-        if isinstance(accepted, dict):
-            record["acceptance"] = {key: accepted.get(key) for key in ("verdict", "because", "digest")}
         action = self._action(result.task)
         if action in PLAN_ACTIONS:
             self._take_plan(record, result.result)
@@ -176,6 +174,8 @@ class CallbackModule(CallbackBase):
             self._take_verifications(record, result.result)
         elif action in DIAGNOSE_ACTIONS:
             self._take_diagnosis(record, result.result)
+        elif action in ACCEPTANCE_ACTIONS:
+            self._take_acceptance(record, result.result)
         elif action.rpartition(".")[2] == "set_fact":
             self._take_rollback(record, result.result)
 
@@ -186,6 +186,8 @@ class CallbackModule(CallbackBase):
                 self._take_verifications(record, result.result)
             elif self._action(result.task) in DIAGNOSE_ACTIONS:
                 self._take_diagnosis(record, result.result)
+            elif self._action(result.task) in ACCEPTANCE_ACTIONS:
+                self._take_acceptance(record, result.result)
         if not ignore_errors:
             record["failed"] = True
             record["error"] = self._cause(result)
@@ -257,6 +259,7 @@ class CallbackModule(CallbackBase):
                 "timings": {},
                 "tasks": [],
                 "acceptance": None,
+                "acceptance_text": "",
                 "error": None,
                 "error_stage": None,
             },
@@ -405,6 +408,12 @@ class CallbackModule(CallbackBase):
             if verification not in record["verification"]:
                 record["verification"].append(verification)
 
+    @staticmethod
+    def _take_acceptance(record: dict[str, Any], answer: dict[str, Any]) -> None:
+        if isinstance(answer.get("acceptance"), dict):
+            record["acceptance"] = answer["acceptance"]
+            record["acceptance_text"] = str(answer.get("text") or "")
+
     def _cause(self, result: Any) -> str:
         """What a person needs to read of a failure; never of one that is hidden."""
         task = result.task_name
@@ -446,7 +455,10 @@ class CallbackModule(CallbackBase):
         """The node's address and groups, as the inventory has them."""
         record, known = self._records[host], self._hosts[host]
         groups = (group.get_name() for group in known.get_groups())
-        record["groups"] = sorted(name for name in groups if name not in ("all", "ungrouped"))
+        # Private ones are a playbook's marks.
+        record["groups"] = sorted(
+            name for name in groups if name not in ("all", "ungrouped") and not name.startswith("__")
+        )
         address = known.vars.get("ansible_host")
         if address is None or "{{" in str(address):
             # In a file of host variables, or made of others.
@@ -485,7 +497,16 @@ class CallbackModule(CallbackBase):
         where = None
         try:
             where = report.write_run(
-                self._artifacts(), run, nodes, fleet, report.report_text(nodes, fleet, plans)
+                self._artifacts(),
+                run,
+                nodes,
+                fleet,
+                report.report_text(nodes, fleet, plans),
+                acceptances={
+                    host: (record["acceptance"], record["acceptance_text"])
+                    for host, record in self._records.items()
+                    if record["acceptance"]
+                },
             )
             # gpuready.runs finds its own run by it, whatever else writes there meanwhile.
             if pointer := os.environ.get(POINTER):
@@ -521,5 +542,7 @@ class CallbackModule(CallbackBase):
                 shown: Path = where.relative_to(Path.cwd())
             except ValueError:
                 shown = where
-            show(f"Report: {shown}/fleet.json, one file per node beside it")
+            show(
+                f"Report: {shown}/report.html; fleet.json, one file per node, fleet.csv, junit.xml beside it"
+            )
         show("")

@@ -8,6 +8,7 @@ run returned (``gpu_stack``, ``plan``, ``verification``); output is plain JSON t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import tempfile
 import textwrap
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -475,11 +476,22 @@ def node_document(record: dict[str, Any], run: str, *, planning: bool = False) -
         "slow_tasks": slow_tasks(record.get("tasks") or []),
         "managed_before": managed_before(record.get("first_gpu_stack") or record.get("gpu_stack")),
         "drift": drift(record),
-        "acceptance": record.get("acceptance"),
+        "acceptance": accepted(record),
         "error": record.get("error"),
         "error_stage": record.get("error_stage") if record.get("error") else None,
     }
     return redact(document)
+
+
+def accepted(record: dict[str, Any]) -> dict[str, Any] | None:
+    """What a node's document tells of its acceptance record, which is a file of its own."""
+    told = record.get("acceptance")
+    if not isinstance(told, dict):
+        return None
+    return {
+        **{key: told.get(key) for key in ("verdict", "because", "digest")},
+        "file": f"{ACCEPTANCES}/{file_name(record['host'])}.json",
+    }
 
 
 def lost_node(host: str, run: str, why: str, **more: Any) -> dict[str, Any]:
@@ -772,7 +784,8 @@ def report_text(
 def _write_atomically(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        # As it stands: a table's line ends are its own. What a node says may be no Unicode at all.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             stream.write(text)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
@@ -791,7 +804,57 @@ def file_name(host: str) -> str:
     return f"_{name}" if name in {"", ".", "..", "fleet"} else name
 
 
-def write_run(root: Path, run: str, nodes: list[dict[str, Any]], fleet: dict[str, Any], text: str) -> Path:
+def file_names(hosts: Iterable[str]) -> dict[str, str]:
+    """Every node's file name, no two the same.
+
+    >>> file_names(["a/b", "a_b"])
+    {'a/b': 'a_b-c14cddc033f6', 'a_b': 'a_b'}
+    """
+    known = list(dict.fromkeys(hosts))
+    # The same to file systems that know no capitals.
+    many = Counter(file_name(host).lower() for host in known)
+    return {
+        host: file_name(host)
+        if many[file_name(host).lower()] == 1 or file_name(host) == host.lower()
+        else f"{file_name(host)}-{hashlib.sha256(host.encode(errors='replace')).hexdigest()[:12]}"
+        for host in known
+    }
+
+
+def write_formats(folder: Path, nodes: list[dict[str, Any]], fleet: dict[str, Any]) -> None:
+    """The run's files for people, for CI and for spreadsheets: made of the documents alone."""
+    # They read this module.
+    from . import report_csv, report_html, report_junit
+
+    _write_atomically(folder / "junit.xml", report_junit.render(nodes, fleet))
+    _write_atomically(folder / "fleet.csv", report_csv.render(nodes, fleet))
+    _write_atomically(folder / "report.html", report_html.render(nodes, fleet))
+
+
+#: Where a run's acceptance records lie, in its folder.
+ACCEPTANCES = "acceptance"
+
+
+def load_acceptances(folders: Iterable[Path]) -> dict[str, tuple[dict[str, Any], str]]:
+    """Some runs' acceptance records, ``{host: (record, text)}``: of a node in several, the last one's."""
+    found: dict[str, tuple[dict[str, Any], str]] = {}
+    for folder in folders:
+        for path in sorted((Path(folder) / ACCEPTANCES).glob("*.json")):
+            record, readable = json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".txt")
+            said = readable.read_text(encoding="utf-8") if readable.is_file() else ""
+            found[str(record["host"])] = (record, said)
+    return found
+
+
+def write_run(
+    root: Path,
+    run: str,
+    nodes: list[dict[str, Any]],
+    fleet: dict[str, Any],
+    text: str,
+    *,
+    acceptances: Mapping[str, tuple[dict[str, Any], str]] | None = None,
+) -> Path:
     """Write the run's folder, then point ``latest`` at it in one step. Returns the folder.
 
     A run of the same name (two runs within one second) gets a number, so no run overwrites another.
@@ -805,11 +868,20 @@ def write_run(root: Path, run: str, nodes: list[dict[str, Any]], fleet: dict[str
         except FileExistsError:
             n += 1
             folder = root / f"{run}.{n}"
+    nodes, fleet = [{**node, "run": folder.name} for node in nodes], {**fleet, "run": folder.name}
+    names = file_names([node["host"] for node in nodes])
     for node in nodes:
-        content = json.dumps({**node, "run": folder.name}, indent=2, sort_keys=False) + "\n"
-        _write_atomically(folder / f"{file_name(node['host'])}.json", content)
+        content = json.dumps(node, indent=2, sort_keys=False) + "\n"
+        _write_atomically(folder / f"{names[node['host']]}.json", content)
     _write_atomically(folder / "report.txt", text)
-    _write_atomically(folder / "fleet.json", json.dumps({**fleet, "run": folder.name}, indent=2) + "\n")
+    _write_atomically(folder / "fleet.json", json.dumps(fleet, indent=2) + "\n")
+    for host, (record, readable) in (acceptances or {}).items():
+        (folder / ACCEPTANCES).mkdir(exist_ok=True)
+        path = folder / ACCEPTANCES / f"{file_name(host)}.json"
+        # As it was signed, byte for byte: its digest is over what it says.
+        _write_atomically(path, json.dumps(record, indent=2) + "\n")
+        _write_atomically(path.with_suffix(".txt"), readable)
+    write_formats(folder, nodes, fleet)
     link = root / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -180,11 +181,31 @@ def test_controller_s_own_part_is_no_node_unless_it_fails(project):
     assert fleet["nodes"]["localhost"]["error"] == "hello" and fleet["ok"] is False
 
 
-def test_acceptance_is_told(project):
+ACCEPTANCE = """
+from __future__ import annotations
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule(argument_spec={"rejects": {"type": "bool"}}, supports_check_mode=True)
+record = {"schema": 1, "host": "n1", "verdict": "accepted", "because": ["1 of 1 GPUs"], "digest": "sha256:1"}
+if module.params["rejects"]:
+    record.update(verdict="rejected", because=["too hot"])
+    module.fail_json(msg="n1 is rejected: too hot", acceptance=record, text="N1 REJECTED")
+module.exit_json(changed=False, acceptance=record, text="N1 ACCEPTED")
+"""
+
+
+@pytest.mark.parametrize(("rejects", "verdict"), [("true", "rejected"), ("false", "accepted")])
+def test_acceptance_is_told_and_its_record_kept(project, rejects, verdict):
+    folder = project.root / "collections/ansible_collections/gpuready/node/plugins"
+    (folder / "modules" / "gpu_acceptance.py").write_text(ACCEPTANCE)
+    (folder / "action" / "gpu_acceptance.py").unlink(missing_ok=True)
     project.observe("n1", with_driver("580.95.05"))
-    accept = (
-        "    - name: Sign\n      ansible.builtin.set_fact:\n"
-        "        gpu_acceptance: {verdict: rejected, because: [too hot], digest: 'sha256:1', watch: {}}\n"
-    )
-    told = {"verdict": "rejected", "because": ["too hot"], "digest": "sha256:1"}
-    assert play(project, OBSERVE, accept).fleet["nodes"]["n1"]["acceptance"] == told
+    accept = f"    - name: Sign\n      gpuready.node.gpu_acceptance:\n        rejects: {rejects}\n"
+    run = play(project, OBSERVE, accept)
+    told = run.fleet["nodes"]["n1"]["acceptance"]
+    assert told["verdict"] == verdict and told["file"] == "acceptance/n1.json"
+    latest = run.artifacts / "latest"
+    record = json.loads((latest / told["file"]).read_text())
+    assert record["because"] == told["because"] and record["digest"] == told["digest"]
+    assert (latest / "acceptance" / "n1.txt").read_text() == f"N1 {verdict.upper()}"
+    assert verdict in (latest / "report.html").read_text()
+    assert run.fleet["ok"] is (verdict == "accepted")

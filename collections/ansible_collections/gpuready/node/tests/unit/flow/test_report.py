@@ -446,7 +446,14 @@ def test_write_run_leaves_files_and_moves_latest(tmp_path: Path):
     second = report.write_run(root, "r1", [node], fleet_of([node]), "text\n")
     assert first != second
     assert (root / "latest").readlink() == Path(second.name)
-    assert sorted(path.name for path in second.iterdir()) == [".._evil.json", "fleet.json", "report.txt"]
+    assert sorted(path.name for path in second.iterdir()) == [
+        ".._evil.json",
+        "fleet.csv",
+        "fleet.json",
+        "junit.xml",
+        "report.html",
+        "report.txt",
+    ]
     assert json.loads((second / "fleet.json").read_text())["run"] == second.name
     assert json.loads((second / ".._evil.json").read_text())["host"] == "../evil"
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
