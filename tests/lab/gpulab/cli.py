@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     node_up.add_argument("--like", metavar="NODE", help="with --light: the node that is copied as it is now")
     node_up.add_argument(
-        "--count", type=int, default=1, help="with --light: how many, as NAME-1, NAME-2, … (default: NAME)"
+        "--count", type=int, help="with --light: how many, as NAME-1, NAME-2, … (default: one, as NAME)"
     )
 
     node_down = verbs.add_parser("node-down", help="remove nodes")
@@ -115,7 +115,7 @@ def verb_node_up(arguments: argparse.Namespace) -> int:
     """labctl node-up."""
     if arguments.light:
         return verb_light_up(arguments)
-    if arguments.like or arguments.count != 1:
+    if arguments.like or arguments.count is not None:
         raise LabError("--like and --count are for light nodes (--light)")
     spec = NodeSpec(nodes.full_name(arguments.name), arguments.os, (), arguments.port)
     nodes.lookup_os(spec.os)
@@ -134,10 +134,10 @@ def verb_light_up(arguments: argparse.Namespace) -> int:
         raise LabError(
             "a light node is as its model (--like): --gpus, --profile, --nvswitches and --port are not"
         )
-    if not 1 <= arguments.count <= len(settings.LIGHT_PORTS):
+    if arguments.count is not None and not 1 <= arguments.count <= len(settings.LIGHT_PORTS):
         raise LabError(f"--count is {arguments.count}; give a number from 1 to {len(settings.LIGHT_PORTS)}")
     wanted = [arguments.name]
-    if arguments.count > 1:
+    if arguments.count is not None:
         wanted = [f"{arguments.name}-{number}" for number in range(1, arguments.count + 1)]
     made = lab.light_up([nodes.full_name(name) for name in wanted], arguments.like)
     if arguments.json:
