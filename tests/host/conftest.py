@@ -20,6 +20,7 @@ from kit.fixtures import host
 __all__ = ["host"]
 
 ROLES = {
+    "node_access": "who gets into an onboarded node, and by what",
     "host_prepare": "what the role host_prepare leaves on a node",
     "nvidia_driver": "what the role nvidia_driver leaves on a node",
     "docker_engine": "what the role docker_engine leaves on a node",

@@ -237,7 +237,7 @@ def read_key_files(value: Any, read: Callable[[str], str]) -> Any:
             for item in [keys] if isinstance(keys, str) else keys:
                 if isinstance(item, str) and looks_like_a_path(item):
                     where = "%s[%d] (%s).authorized_keys" % (USERS, index, entry.get("name"))
-                    texts += _lines(read, item.strip(), where)
+                    texts += read_key_file(read, item.strip(), where)
                 else:
                     texts.append(item)
             entry = dict(entry, authorized_keys=texts)
@@ -249,7 +249,8 @@ class KeyFileError(ValueError):
     """A file of public keys that is none."""
 
 
-def _lines(read: Callable[[str], str], path: str, where: str) -> List[str]:
+def read_key_file(read: Callable[[str], str], path: str, where: str) -> List[str]:
+    """The keys in a file of the controller; ``where`` is who names it, for the error."""
     if not path.startswith(("/", "~")):
         raise KeyFileError(
             "%s names %s, which is no absolute path: write {{ inventory_dir }}/%s or the key itself"
