@@ -9,7 +9,7 @@ import io
 from typing import Any
 
 from .report import LAYERS
-from .report_html import complaints, get, mapping, rows, seconds_of, text, words
+from .report_view import complaints, get, mapping, rows, seconds_of, text, words
 
 WORDS = {True: "ok", False: "not ok", None: ""}
 #: What a spreadsheet takes for the beginning of a formula.

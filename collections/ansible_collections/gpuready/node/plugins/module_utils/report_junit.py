@@ -14,7 +14,7 @@ from collections import Counter
 from typing import Any
 
 from .report import BAD_STATUSES, LAYERS
-from .report_html import complaints, get, layer_tone, mapping, number, roots, rows, text, words
+from .report_view import complaints, get, layer_tone, mapping, number, roots, rows, text, words
 
 #: The layer that a stage works on.
 LAYER_OF_STAGE = {
