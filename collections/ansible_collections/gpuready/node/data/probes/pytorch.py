@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ask the PyTorch of a container or an environment what it sees, and with `--level compute` make it prove it.
+`--level stress` keeps all GPUs busy for `--seconds` and compares every result with the first one;
+`--memory-mib` is what it may take of each.
 
 Fed to its own `python3 -`, so it depends on nothing but PyTorch (1.8 and newer) and runs on Python 3.6 and
 newer. Answers with one line on standard output: the marker, a space, and JSON. Standard error belongs to
@@ -9,6 +11,7 @@ PyTorch's own warnings, which are evidence when no GPU is listed.
 import json
 import platform
 import sys
+import threading
 import time
 
 MARKER = "GPUREADY-PROBE"
@@ -140,20 +143,118 @@ def compute(torch, device):
     return results
 
 
-def probe(level):
+def compute_on_each(torch, devices):
+    """The same on several GPUs; the first one's results bear no number."""
+    results = {}
+    for number, device in enumerate(devices):
+        for name, result in compute(torch, device).items():
+            results[name if number == 0 else f"{name} on GPU {number}"] = result
+    return results
+
+
+# A product of such matrices keeps every GPU busy for milliseconds, and the three of them take 768 MiB.
+STRESS_SIZE = 8192
+# Between two looks at the clock.
+STRESS_CHUNK = 4
+
+
+def stress_size(memory_mib, size=STRESS_SIZE):
+    """(rows of a matrix, number of results that are kept): what fits into half of the memory."""
+    # Two factors, the right result, and twice as much again for comparing.
+    while size > 256 and size * size * 4 // 1048576 * (6 + STRESS_CHUNK) > memory_mib // 2:
+        size //= 2
+    one = max(1.0, size * size * 4 / 1048576.0)
+    return size, max(STRESS_CHUNK, int(memory_mib / 2 / one) - 6)
+
+
+def stress_one(torch, device, seconds, memory_mib, size, row):
+    """Keeps one GPU busy. What a sick one computes differs from what it computed before."""
+    size, kept = stress_size(memory_mib, size)
+    row.update(size=size, results_kept=kept)
+    try:
+        generator = torch.Generator().manual_seed(29)
+        a = (torch.rand(size, size, generator=generator) * 2 - 1).to(device)
+        b = (torch.rand(size, size, generator=generator) * 2 - 1).to(device)
+        right = torch.matmul(a, b)
+        bound = 1e-3 * max(1.0, float(right.abs().max()))
+        results = [torch.empty_like(right) for _ in range(kept)]
+        place = 0
+        started = time.time()
+        while time.time() - started < seconds:
+            chunk = [(place + step) % kept for step in range(STRESS_CHUNK)]
+            for number in chunk:
+                torch.matmul(a, b, out=results[number])
+            # Not a number is no smaller than the bound, either.
+            for number in chunk:
+                row["wrong"] += int((~((results[number] - right).abs() <= bound)).sum())
+            place = (place + STRESS_CHUNK) % kept
+            row["iterations"] += STRESS_CHUNK
+        finish(row, time.time() - started)
+    except Exception as error:
+        row["error"] = words(error)
+
+
+def finish(row, passed):
+    row["seconds"] = round(passed, 3)
+    if passed > 0 and row["iterations"]:
+        row["iterations_per_second"] = round(row["iterations"] / passed, 3)
+        row["tflops"] = round(2.0 * row["size"] ** 3 * row["iterations"] / passed / 1e12, 3)
+    if row["wrong"]:
+        row["error"] = f"{row['wrong']} numbers differ from what it computed at first"
+
+
+def stress(torch, devices, seconds, memory_mib, size=STRESS_SIZE):
+    """All devices at the same time, each in a thread of its own: `{seconds, gpus: [...]}`."""
+    rows, threads = [], []
+    for index, (device, name) in enumerate(devices):
+        row = {
+            "index": index,
+            "device": device,
+            "name": name,
+            "size": None,
+            "results_kept": None,
+            "iterations": 0,
+        }
+        row.update(seconds=None, iterations_per_second=None, tflops=None, wrong=0, error=None)
+        rows.append(row)
+        arguments = (torch, device, seconds, memory_mib, size, row)
+        threads.append(threading.Thread(target=stress_one, args=arguments))
+    started = time.time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"seconds": round(time.time() - started, 3), "gpus": rows}
+
+
+def probe(level, every_gpu=False, seconds=60.0, memory_mib=4096):
     import torch
 
     framework = build(torch)
     count = framework["device_count"] if framework["available"] else 0
-    answer = {"framework": framework, "devices": devices(torch, count), "compute": None}
+    found = devices(torch, count)
+    answer = {"framework": framework, "devices": found, "compute": None}
+    gpus = [f"cuda:{number}" for number in range(count)]
     if level == "compute" and count:
-        answer["compute"] = compute(torch, "cuda:0")
+        answer["compute"] = compute_on_each(torch, gpus if every_gpu else gpus[:1])
+    if level == "stress" and count:
+        names = [str(each["details"].get("device_name") or each["name"]) for each in found[1:]]
+        answer["stress"] = stress(
+            torch, [(gpus[number], names[number]) for number in range(count)], seconds, memory_mib
+        )
     return answer
 
 
 def main(arguments):
-    level = arguments[arguments.index("--level") + 1] if "--level" in arguments else "list"
-    answer = probe(level)
+    def told(option, otherwise):
+        return arguments[arguments.index(option) + 1] if option in arguments else otherwise
+
+    answer = probe(
+        told("--level", "list"),
+        "--every-gpu" in arguments,
+        float(told("--seconds", "60")),
+        int(told("--memory-mib", "4096")),
+    )
     # An entry point may have printed a banner: start a line of our own.
     sys.stdout.write(f"\n{MARKER} {json.dumps(answer, sort_keys=True, default=str)}\n")
     sys.stdout.flush()

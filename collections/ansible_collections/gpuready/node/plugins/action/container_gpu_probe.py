@@ -23,7 +23,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "python": {"type": "str"},
     "probe": {"type": "str", "default": "tensorflow"},
     "workload": {"type": "str", "default": ""},
-    "level": {"type": "str", "choices": ["list", "compute"], "default": "list"},
+    "level": {"type": "str", "choices": ["list", "compute", "stress"], "default": "list"},
+    "every_gpu": {"type": "bool", "default": False},
+    "stress_seconds": {"type": "int", "default": 60},
+    "stress_memory_mib": {"type": "int"},
     "launch": {"type": "str", "choices": ["auto", *judging.LAUNCH_ARGUMENTS], "default": "auto"},
     "gpus_expected": {"type": "int"},
     "expect": {
@@ -51,12 +54,17 @@ class ActionModule(ActionBase):
         arguments = transform_to_native_types(arguments, redact=False)
         if arguments["timeout_seconds"] < 1:
             raise AnsibleActionFail("timeout_seconds must be at least 1")
+        if arguments["stress_seconds"] < 1:
+            raise AnsibleActionFail("stress_seconds must be at least 1")
         host = str(task_vars["inventory_hostname"])
         facts = task_vars.get("ansible_facts") or {}
         gpu_stack = transform_to_native_types(facts.get("gpu_stack"), redact=False)
         gpu_plan = transform_to_native_types(facts.get("gpu_plan"), redact=False)
         if bool(arguments["image"]) == bool(arguments["python"]):
             raise AnsibleActionFail("give either an image or the python of an environment on the host")
+        timeout = arguments["timeout_seconds"]
+        if arguments["level"] == "stress":
+            timeout += arguments["stress_seconds"]
         launch = judging.ON_HOST if arguments["python"] else self._launch(arguments["launch"], gpu_plan)
 
         result = self._execute_module(
@@ -67,7 +75,8 @@ class ActionModule(ActionBase):
                 "probe_text": self._probe_text(arguments["probe"]),
                 "level": arguments["level"],
                 "launch_arguments": launch["arguments"],
-                "timeout_seconds": arguments["timeout_seconds"],
+                "timeout_seconds": timeout,
+                "probe_arguments": self._probe_arguments(arguments, gpu_stack),
             },
             task_vars=task_vars,
         )
@@ -86,7 +95,7 @@ class ActionModule(ActionBase):
             launch=launch,
             expect={key: value for key, value in arguments["expect"].items() if value},
             gpus_expected=expected if expected is not None else judging.expected_gpus(gpu_stack),
-            timeout=arguments["timeout_seconds"],
+            timeout=timeout,
         )
         diagnosis = None
         if not verification["ok"]:
@@ -128,6 +137,17 @@ class ActionModule(ActionBase):
             way = planned.get("way") or "gpus"
             reason = planned.get("reason") or "no plan says otherwise"
         return {"way": way, "arguments": judging.LAUNCH_ARGUMENTS[way], "reason": reason}
+
+    @staticmethod
+    def _probe_arguments(arguments: dict[str, Any], gpu_stack: dict[str, Any] | None) -> list[str]:
+        if arguments["level"] == "compute" and arguments["every_gpu"]:
+            return ["--every-gpu"]
+        if arguments["level"] != "stress":
+            return []
+        devices = ((gpu_stack or {}).get("driver") or {}).get("devices") or []
+        known = [device["memory_total_mib"] for device in devices if device.get("memory_total_mib")]
+        memory = arguments["stress_memory_mib"] or min(known, default=4096)
+        return ["--seconds", str(arguments["stress_seconds"]), "--memory-mib", str(memory)]
 
     @staticmethod
     def _probe_text(name: str) -> str:

@@ -34,6 +34,8 @@ class ActionModule(ActionBase):
             task_vars=task_vars or {},
             wrap_async=self._task.async_val,
         )
+        # Of an asynchronous task, Ansible itself says that it changes something.
+        result["changed"] = False
         # 60 kB that nobody asked for.
         (result.get("invocation") or {}).get("module_args", {}).pop("nvml_bindings", None)
         return dict(result)

@@ -91,10 +91,8 @@ class Gpu:
         rows = None
         if self.rows_first is not None and self.rows_last is not None:
             rows = dict(self.rows_last)
-            grown = (
-                int(self.rows_last[kind]) - int(self.rows_first[kind])
-                for kind in ("corrected", "uncorrected")
-            )
+            before, now = self.rows_first, self.rows_last
+            grown = [int(now[kind]) - int(before[kind]) for kind in ("corrected", "uncorrected")]
             rows["new"] = sum(max(0, number) for number in grown)
 
         def new(kind: str) -> Optional[int]:

@@ -94,12 +94,14 @@ def run_container(binary: str, name: str, command: List[str], probe: str, timeou
     return result
 
 
-def run_python(python: str, probe: str, level: str, timeout: int) -> Dict[str, Any]:
+def run_python(
+    python: str, probe: str, level: str, timeout: int, arguments: Sequence[str] = ()
+) -> Dict[str, Any]:
     """What an environment's Python on the host answers to the probe; a `run` for `judge`.
 
     It runs as whoever owns the environment: a user's own files are not run as root.
     """
-    command = [python, "-", "--level", level]
+    command = [python, "-", "--level", level, *arguments]
     result: Dict[str, Any] = {"image_id": None, "digests": [], "missing": False, "command": command}
     environment = _environment()
     # What a login shell or the caller's own Python has set is none of the environment's.
@@ -150,7 +152,13 @@ def run_python(python: str, probe: str, level: str, timeout: int) -> Dict[str, A
 
 
 def probe_image(
-    binary: Optional[str], image: str, probe: str, level: str, launch_arguments: Sequence[str], timeout: int
+    binary: Optional[str],
+    image: str,
+    probe: str,
+    level: str,
+    launch_arguments: Sequence[str],
+    timeout: int,
+    arguments: Sequence[str] = (),
 ) -> Dict[str, Any]:
     """What the image's own Python answers to the probe, run as a user would run it; a `run` for `judge`."""
     result: Dict[str, Any] = {"image_id": None, "digests": [], "missing": False, "command": None}
@@ -165,7 +173,7 @@ def probe_image(
     name = "gpuready-probe-{0}".format(uuid.uuid4().hex[:12])
     command = [binary, "run", "--rm", "-i", "--name", name, "--label", "gpuready.probe=true"]
     command += ["--pull", "never", "--network", "none", *launch_arguments]
-    command += [image, "python3", "-", "--level", level]
+    command += [image, "python3", "-", "--level", level, *arguments]
     result["command"] = command
     try:
         result.update(run_container(binary, name, command, probe, timeout))

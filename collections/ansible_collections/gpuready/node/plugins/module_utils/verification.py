@@ -139,11 +139,12 @@ def _own_findings(
             found.append(
                 _finding(
                     "application",
-                    f"{name} on the GPU failed",
+                    f"{name} failed" if " on GPU " in name else f"{name} on the GPU failed",
                     [str(result.get("error") or "no reason given")],
                     [],
                 )
             )
+    found += _stress_findings(verification)
     if verification["level"] == "compute" and not verification["compute"] and listed:
         found.append(_finding("framework", "the probe did not compute", ["level compute was asked for"], []))
     if exit_code != 0:
@@ -211,6 +212,26 @@ def _code_findings(verification: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _stress_findings(verification: dict[str, Any]) -> list[dict[str, Any]]:
+    """What went wrong under load."""
+    if verification["level"] != "stress" or not verification["gpus_listed"]:
+        return []
+    gpus = list((verification["stress"] or {}).get("gpus") or [])
+    if not gpus:
+        return [
+            _finding("framework", "the probe put no load on the GPUs", ["level stress was asked for"], [])
+        ]
+    found = []
+    for gpu in gpus:
+        if gpu.get("error") or not gpu.get("iterations"):
+            evidence = str(gpu.get("error") or "it did not finish a single product")
+            found.append(_finding("application", f"GPU {gpu.get('index')} failed under load", [evidence], []))
+    if len(gpus) < verification["gpus_listed"]:
+        what = f"{len(gpus)} of the {verification['gpus_listed']} GPUs that are listed got any load"
+        found.append(_finding("framework", what, [], []))
+    return found
+
+
 def _gpu_names(devices: list[dict[str, Any]]) -> list[str]:
     return [
         str((device.get("details") or {}).get("device_name") or device.get("name"))
@@ -257,6 +278,7 @@ def judge(
         "devices": devices,
         "framework": (answer or {}).get("framework"),
         "compute": (answer or {}).get("compute"),
+        "stress": (answer or {}).get("stress"),
         "seconds": run.get("seconds"),
         "exit_code": run.get("exit_code"),
         "timed_out": bool(run.get("timed_out")),

@@ -38,9 +38,24 @@ options:
     description:
       - V(list) lists devices and takes no GPU memory.
       - V(compute) also computes on C(/GPU:0), with GPU memory taken only as needed.
+      - V(stress) keeps all GPUs busy at the same time for O(stress_seconds), and compares every result with
+        the first one. Nobody else should be using them.
     type: str
-    choices: [list, compute]
+    choices: [list, compute, stress]
     default: list
+  every_gpu:
+    description: With O(level=compute), whether to compute on every GPU rather than on the first one.
+    type: bool
+    default: false
+  stress_seconds:
+    description: With O(level=stress), for how long, in seconds; it comes on top of O(timeout_seconds).
+    type: int
+    default: 60
+  stress_memory_mib:
+    description:
+      - With O(level=stress), what may be taken of each GPU's memory, in MiB; half of it holds results.
+      - Without it, the memory of the smallest GPU of this host's observation, or 4096 where there is none.
+    type: int
   launch:
     description:
       - How the container gets its GPUs. V(gpus) is C(--gpus all), V(runtime) is C(--runtime=nvidia) with
@@ -201,6 +216,12 @@ verification:
         seconds.
       type: dict
       sample: {matmul: {ok: true, device: "/job:localhost/replica:0/task:0/device:GPU:0", seconds: 0.0004}}
+    stress:
+      description:
+        - With O(level=stress), the seconds and per GPU C(iterations), C(iterations_per_second), C(tflops),
+          C(wrong) (numbers that differed), C(error). Null otherwise.
+      type: dict
+      sample: null
     seconds:
       description: How long the container ran, in seconds.
       type: float
@@ -255,17 +276,23 @@ def main():
             "level": {"type": "str", "required": True},
             "launch_arguments": {"type": "list", "elements": "str", "required": True},
             "timeout_seconds": {"type": "int", "required": True},
+            "probe_arguments": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     wanted = module.params
     how = (wanted["probe_text"], wanted["level"])
     if wanted["python"]:
-        run = run_python(wanted["python"], *how, wanted["timeout_seconds"])
+        run = run_python(wanted["python"], *how, wanted["timeout_seconds"], wanted["probe_arguments"])
     else:
         docker = module.get_bin_path("docker")
         run = probe_image(
-            docker, wanted["image"], *how, wanted["launch_arguments"], wanted["timeout_seconds"]
+            docker,
+            wanted["image"],
+            *how,
+            wanted["launch_arguments"],
+            wanted["timeout_seconds"],
+            wanted["probe_arguments"],
         )
     module.exit_json(changed=False, run=run)
 
