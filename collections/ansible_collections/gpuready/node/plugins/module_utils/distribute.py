@@ -19,6 +19,7 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -298,6 +299,7 @@ class _Slice:
     worker: str | None = None
     status: str = "unstarted"
     explanation: str = ""
+    silence: str = ""
     error: str | None = None
     sent: int = 0
     seconds: float = 0.0
@@ -360,8 +362,7 @@ class _Job:
         """End what runs (Ctrl-C, an error here)."""
         self.stopped.set()
         for process in list(self.processes):
-            with contextlib.suppress(OSError):
-                process.terminate()
+            _end(process)
 
     def check_worker(self, worker: Worker) -> str | None:
         """What is wrong with an execution node; None when it can work."""
@@ -408,7 +409,7 @@ class _Job:
             with self._lock:
                 self.processes.add(process)
             if self.stopped.is_set():
-                process.terminate()
+                _end(process)
             listening = threading.Thread(target=_listen, args=(process.stderr, stderr), daemon=True)
             listening.start()
             heard = _Heard(process.stdout)  # type: ignore[arg-type]
@@ -437,7 +438,7 @@ class _Job:
             finally:
                 done.set()
                 if job.status not in ("successful", "failed"):
-                    process.terminate()
+                    _end(process)
                 process.wait()
                 listening.join(timeout=5)
                 with self._lock:
@@ -488,8 +489,8 @@ class _Job:
         """A worker that says nothing any more is gone, even if its connection has not noticed."""
         while not done.wait(min(1.0, self.silent_seconds / 4)):
             if time.monotonic() - heard.at > self.silent_seconds:
-                job.explanation = f"nothing was heard of it for {self.silent_seconds:.0f} s"
-                process.kill()
+                job.silence = f"nothing was heard of it for {self.silent_seconds:.0f} s"
+                _end(process, signal.SIGKILL)
                 return
 
     def _judge(self, job: _Slice, worker: Worker, ssh_rc: int, stderr: list[str]) -> None:
@@ -505,8 +506,8 @@ class _Job:
         elif job.status == "timeout":
             job.error = f"{who} was stopped after {self.timeout:.0f} s{last}"
         elif job.status in ("unstarted", "starting", "running", "error", "canceled"):
-            why = job.explanation or f"ssh ended with {ssh_rc}"
-            if job.explanation.startswith("Unexpected empty line"):
+            why = job.silence or job.explanation or f"ssh ended with {ssh_rc}"
+            if why.startswith("Unexpected empty line"):
                 why = "its connection ended"
             job.error = f"{who} was lost while it worked: {why}{f' ({said})' if said else ''}{last}"
 
@@ -516,6 +517,12 @@ class _Job:
             return (job.artifacts / "stdout").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
+
+
+def _end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    """End ssh and what it started (a ProxyCommand)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
 
 
 def _listen(stream: BinaryIO, lines: deque[str]) -> None:

@@ -305,7 +305,7 @@ def project_folder(project: str | Path | None = None) -> Path:
 def playbook_path(project: Path, playbook: str | Path) -> Path:
     """A playbook by its path (absolute, or from the project), or by its bare name: ``site``, ``verify``."""
     said = str(playbook)
-    candidates = [Path(said)] if os.path.isabs(said) else [project / said]
+    candidates = [Path(said)] if os.path.isabs(said) else [project / said, project / "playbooks" / said]
     if re.fullmatch(r"[a-z_]+", said):
         candidates += [project / f"{said}.yml", project / "playbooks" / f"{said}.yml"]
     for candidate in candidates:

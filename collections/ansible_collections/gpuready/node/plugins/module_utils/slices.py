@@ -88,17 +88,21 @@ def read(question: Mapping[str, Any]) -> dict[str, Any]:
         loader.set_basedir(question["basedir"])
         # Where the site's configuration says how; nobody is asked for a password.
         vaults = list(constants.DEFAULT_VAULT_IDENTITY_LIST or [])
-        if vaults or constants.DEFAULT_VAULT_PASSWORD_FILE:
-            loader.set_vault_secrets(CLI.setup_vault_secrets(loader, vaults, auto_prompt=False))
+        loader.set_vault_secrets(CLI.setup_vault_secrets(loader, vaults, auto_prompt=False))
         inventory = InventoryManager(loader=loader, sources=list(question["inventory"]))
-        if question["limit"]:
-            inventory.subset(",".join(question["limit"]))
         variables = VariableManager(loader=loader, inventory=inventory)
-        hosts = inventory.get_hosts(question["pattern"])
         connection_loader.get("ssh", class_only=True)
         connection = set(constants.config.get_plugin_vars("connection", "ssh"))
     except AnsibleError as error:
         raise SliceError(" ".join(str(error).split())) from error
+    wanted = f"--limit {','.join(question['limit'])} within {question['pattern']}"
+    try:
+        if question["limit"]:
+            inventory.subset(",".join(question["limit"]))
+        hosts = inventory.get_hosts(question["pattern"])
+    except AnsibleError as error:
+        # A pattern that matches nothing may be an error by the site's configuration.
+        raise SliceError(f"{wanted}: {' '.join(str(error).split())}") from error
     found: dict[str, dict[str, Any]] = {}
     for host in hosts:
         own = variables.get_vars(host=host, include_hostvars=False, stage="all")

@@ -1,4 +1,4 @@
-"""Runs as data, on the flow's project: typed results come from the report's files, errors from Ansible's words."""
+"""Runs as data, on the flow's project: typed results out of the report's files, errors in Ansible's words."""
 
 from __future__ import annotations
 
