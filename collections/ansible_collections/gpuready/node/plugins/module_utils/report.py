@@ -287,7 +287,10 @@ def root_causes(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{layer: {ok, version, detail, actions, findings}}``; ``ok`` is null where nothing is known."""
+    """``{layer: {ok, state, version, detail, actions, findings}}``; ``ok`` is null where nothing is known.
+
+    ``state``: ``ok``, ``bad``, ``todo`` (nothing is wrong but what a run of site.yml does) or ``unknown``.
+    """
     gpu_stack, plan = record.get("gpu_stack"), record.get("plan")
     verifications = record.get("verification") or []
     passed = bool(verifications) and all(item.get("ok") for item in verifications)
@@ -302,12 +305,13 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         titles = [str(cause.get("title")) for cause in root_causes(record) if cause.get("layer") == layer]
         findings += [title for title in titles if title not in findings]
         ok: bool | None
+        state = ""
         if conflicts or findings:
             ok, detail = False, "; ".join([str(conflict.get("what")) for conflict in conflicts] + findings)
         elif actions:
-            ok, detail = False, "; ".join(str(action.get("summary")) for action in actions)
+            ok, detail, state = False, "; ".join(str(action.get("summary")) for action in actions), "todo"
         elif layer == "host" and reboot_is_pending(plan):
-            ok, detail = False, f"a reboot is needed: {_dig(plan, 'reboot', 'reason')}"
+            ok, detail, state = False, f"a reboot is needed: {_dig(plan, 'reboot', 'reason')}", "todo"
         elif plan is None or gpu_stack is None:
             ok, detail = None, "not observed"
         elif layer == "application":
@@ -319,6 +323,7 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
             ok, detail = None, "not planned: see the conflict"
         else:
             ok, detail = True, ""
+        state = state or {True: "ok", False: "bad", None: "unknown"}[ok]
         version = {
             "host": lambda: _host_version(record, bool(actions)),  # noqa: B023
             "container_runtime": lambda: _runtime_version(gpu_stack, plan),
@@ -328,6 +333,7 @@ def layer_verdicts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         layers[layer] = {
             "ok": ok,
             "version": version or None,
+            "state": state,
             "detail": detail,
             "actions": [str(action.get("id")) for action in actions],
             "findings": findings,
@@ -683,8 +689,7 @@ def _named(node: dict[str, Any]) -> str:
 
 
 def _cell(layer: dict[str, Any], symbols: dict[bool | None, str], pending: str) -> str:
-    waits = layer["ok"] is False and layer["actions"] and not layer["findings"]
-    symbol = pending if waits else symbols[layer["ok"]]
+    symbol = pending if layer["state"] == "todo" else symbols[layer["ok"]]
     return f"{symbol} {layer['version'] or ''}".rstrip()
 
 

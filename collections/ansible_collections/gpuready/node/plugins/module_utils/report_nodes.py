@@ -54,7 +54,7 @@ def toolbar(nodes: list[dict[str, Any]]) -> Markup:
             "input",
             type="search",
             id="q",
-            placeholder="Search: gpu17, driver:580, status:failed, -group:canary   ( / )",
+            placeholder="Search: gpu17, driver:580, status:failed, -group:canary",
             autocomplete="off",
             spellcheck="false",
         ),

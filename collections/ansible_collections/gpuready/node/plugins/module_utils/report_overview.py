@@ -123,7 +123,7 @@ def fleet_map(ordered: list[dict[str, Any]]) -> Markup:
                 "a",
                 *(tag("i", class_=tone) for tone in tones),
                 href=f"#n{index}",
-                class_=f"cell {TONES.get(status, 'unknown')}",
+                class_="cell trouble" if status in BAD_STATUSES else "cell",
                 title=f"{text(node.get('host'))}: {status_words(status)}",
                 tabindex="-1",
                 data_n=index,

@@ -114,10 +114,8 @@ def natural(value: Any) -> list[tuple[int, str]]:
 
 def layer_tone(layer: Any) -> str:
     """``ok``, ``bad``, ``todo`` (only the plan is not done) or ``unknown``."""
-    ok = get(layer, "ok")
-    if ok is False:
-        return "todo" if get(layer, "actions") and not get(layer, "findings") else "bad"
-    return "ok" if ok is True else "unknown"
+    state = text(get(layer, "state"))
+    return state if state in WORDS else "unknown"
 
 
 def seconds_of(node: dict[str, Any]) -> float:

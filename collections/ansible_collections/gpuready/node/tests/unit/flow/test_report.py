@@ -312,6 +312,7 @@ def test_layers_behind_a_conflict_are_unknown():
     layers = report.layer_verdicts(record(plan=plan("conflict", conflicts=[conflict])))
     assert layers["host"] == {
         "ok": False,
+        "state": "bad",
         "version": "A100 80GB PCIe, driver 580.95.05 open",
         "detail": "no NVIDIA GPU on the bus",
         "actions": [],
