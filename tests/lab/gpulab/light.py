@@ -84,6 +84,8 @@ def image_of(docker: Docker, model: Node) -> str:
             ),
             rootfs.digest_of(copy),
             ('CMD ["/usr/local/lib/gpulab/init"]',),
+            # Copied files all appeared now; the initramfs did so after what it was made from.
+            "sleep 1; touch --no-create /boot/initrd.img-*",
         )
     finally:
         docker.ask("image", "rm", copy)  # its layers stay, as those of the image made of it
