@@ -298,6 +298,8 @@ def _watched(
     lost = [f"{_gpu_name(gpu)}: {gpu['lost']}" for gpu in gpus if gpu.get("lost")]
     if present > len(gpus):
         lost.append(f"the driver lists {len(gpus)} of the {present} GPUs on the bus")
+    if not gpus:
+        return [*found, _check("lost", False, _listed(lost) or "the driver lists no GPU")]
     found.append(_check("lost", not lost, _listed(lost) or "every GPU answered to the end"))
     found += _temperature(gpus, float(limits["max_temperature_celsius"]))
     found += _throttling(gpus, list(limits["refused_throttle_reasons"]))
