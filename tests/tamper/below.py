@@ -97,6 +97,12 @@ BELOW: Groups = {
             + f"systemctl restart docker && cp -a /root/kept.json {DAEMON_JSON}",
             "docker.restart",
         ),
+        # gpuready's own file is older; so it is on a node whose disk was copied.
+        damage(
+            "initramfs_older_than_the_drivers_blacklist",
+            "sleep 0.1; touch $(grep -l 'blacklist nouveau' /usr/lib/modprobe.d/*)",
+            "host.nouveau_off",
+        ),
     ),
     "services": (
         damage(
