@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import Any
 
 from .report import LAYERS
@@ -52,7 +53,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
-        return str(value)
+        return str(value) if math.isfinite(value) else ""
     said = text(value)
     return f"'{said}" if said.startswith(FORMULA) else said
 

@@ -35,24 +35,23 @@ ROWS = 40
 def verdict(nodes: list[dict[str, Any]], fleet: dict[str, Any]) -> Markup:
     """The page's first sentence."""
     bad = sum(1 for node in nodes if node.get("status") in BAD_STATUSES)
+    waiting = sum(
+        1 for node in nodes if node.get("status") == "planned" and rows(get(node, "plan", "actions"))
+    )
     missing = len(words(fleet.get("not_run")))
-    good = len(nodes) - bad
-    planned = sum(1 for node in nodes if node.get("status") == "planned")
+    good, many = len(nodes) - bad, count(len(nodes), "node")
     if not nodes:
         said, tone = "The run came to no node.", "unknown"
-    elif not bad and not missing:
-        well = "is as asked for" if planned == 0 else "can become what is asked for"
-        all_of = "The one node" if len(nodes) == 1 else f"All {len(nodes)} nodes"
-        said = f"{all_of} {well if len(nodes) == 1 else well.replace('is as', 'are as')}."
-        tone = "todo" if planned else "ok"
+    elif bad:
+        rest = f", {good} {'is' if good == 1 else 'are'}" if good else ""
+        said, tone = f"{bad} of {many} {'is' if bad == 1 else 'are'} not as asked for{rest}.", "bad"
+    elif waiting:
+        said, tone = f"{waiting} of {many} would be changed.", "todo"
     else:
-        verb = "is" if bad == 1 else "are"
-        said = f"{bad} of {count(len(nodes), 'node')} {verb} not as asked for" + (
-            f", {good} {'is' if good == 1 else 'are'}." if good else "."
-        )
-        tone = "bad"
+        said = "The one node is as asked for." if len(nodes) == 1 else f"All {many} are as asked for."
+        tone = "ok"
     if missing:
-        said += f" The run stopped before it came to {count(missing, 'node')}."
+        said, tone = f"{said} The run stopped before it came to {count(missing, 'node')}.", "bad"
     return tag("p", mark(tone), said, class_=f"verdict {tone}")
 
 

@@ -200,6 +200,9 @@ def version_of(node: dict[str, Any], what: str) -> str | None:
 def told(node: dict[str, Any]) -> str:
     """The verdict's one line."""
     found = complaints(node)
+    if node.get("status") == "planned":
+        waiting = len(rows(get(node, "plan", "actions")))
+        return f"{count(waiting, 'action')} to do" if waiting else "nothing to do"
     if not found:
         changed = len(words(node.get("changed_tasks")))
         return count(changed, "changed task") if changed else "nothing changed"
