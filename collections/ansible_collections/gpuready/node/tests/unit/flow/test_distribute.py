@@ -291,7 +291,7 @@ def test_vaulted_values_are_opened_here(tmp_path, monkeypatch):
     answer = read(inventory)
     monkeypatch.delenv("ANSIBLE_VAULT_PASSWORD_FILE")
     assert listed(answer, ["n1"], tmp_path) == {"n1": "hunter2 {{ x }}"}
-    with pytest.raises(runs.RunError, match="n1: sealed: .*vault"):
+    with pytest.raises(runs.RunError, match=r"n1: sealed: .*vault"):
         read(inventory)
 
 
@@ -339,7 +339,7 @@ def test_agent_has_the_inventorys_keys_and_no_others(tmp_path):
         assert said.split()[1] == public.split()[1] and len(said.splitlines()) == 1
     assert not Path(socket).exists()
     with (
-        pytest.raises(runs.RunError, match="closed cannot be used .*ssh-add"),
+        pytest.raises(runs.RunError, match=r"closed cannot be used .*ssh-add"),
         distribute.agent_with([str(closed)], [Path(f"{closed}.pub").read_text()], tmp_path),
     ):
         pass
