@@ -78,7 +78,7 @@ def test_playbooks_leave_the_work_to_roles() -> None:
     """A playbook says who does what in which order; changing a node is a role's business."""
     builtin = """
         add_host assert debug fail group_by import_role import_tasks include_role include_tasks include_vars
-        meta set_fact set_stats
+        meta pause set_fact set_stats
     """
     orchestration: set[str | None] = {f"ansible.builtin.{action}" for action in builtin.split()}
     # These only look at a node.
@@ -95,6 +95,11 @@ def test_playbooks_leave_the_work_to_roles() -> None:
                 "support_bundle",
             )
         ),
+    }
+    # These work on the controller: the request, the inventory, known_hosts.
+    orchestration |= {
+        f"gpuready.node.{word}"
+        for word in ("inventory_host", "onboarding_candidates", "onboarding_proposal", "ssh_host_key")
     }
     own = [task for task in playbook_tasks() if ROOT / "playbooks" in task.path.parents]
     assert [str(task) for task in own if task.module not in orchestration] == []

@@ -50,7 +50,7 @@ MAGIC = re.compile(
     r"ansible_(facts|check_mode|diff_mode|connection|host|port|user|become\w*|ssh_\w+|python_interpreter|failed_\w+|"
     r"loop\w*|index_var|play_\w+|playbook_python|role_names?|parent_role\w*|run_tags|skip_tags|verbosity|version|forks|"
     r"config_file|inventory_sources|limit|search_path|collection_name|remote_tmp|shell_type|timeout|collections|playbook|"
-    r"job_id|async_dir|common_remote_group|private_key_file|pipelining|managed|name|date_time_never)$"
+    r"job_id|async_dir|common_remote_group|private_key_file|password|pipelining|managed|name|date_time_never)$"
 )
 
 IDS = [str(task) for task in all_tasks()]

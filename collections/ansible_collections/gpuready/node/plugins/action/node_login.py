@@ -111,7 +111,12 @@ class ActionModule(ActionBase):
         extra = self._connection.get_option("ssh_extra_args") or ""
         options: dict[str, Any] = {"remote_user": way.user, "ssh_args": ALONE}
         if way.by == "key":
-            options.update(password=None, private_key_file=self._key_of(way))
+            # The task's variables may be those of a login by password, which goes without keys.
+            options.update(
+                password=None,
+                private_key_file=self._key_of(way),
+                ssh_args=f"{ALONE} -o PubkeyAuthentication=yes",
+            )
         else:
             # An agent full of keys would use up the server's patience before the password's turn.
             options["ssh_extra_args"] = f"{extra} -o PubkeyAuthentication=no".strip()

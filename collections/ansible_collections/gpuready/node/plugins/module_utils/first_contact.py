@@ -130,6 +130,14 @@ def refusal(place: str, way: Way, said: str, *, key: str | None) -> str:
             f"{place} refuses the password of {way.user}: wrong user (-e bootstrap_user=…) or wrong password "
             "(-e @file with bootstrap_password, --ask-pass, or the column bootstrap_password of the CSV)"
         )
+    if way.automation:
+        return (
+            f"{place} refuses the automation user {way.user} with "
+            f"{f'the key {key}' if key else 'your keys'}: is its "
+            "public half among node_access_authorized_keys, is this machine's address among "
+            "node_access_sources, and "
+            "do AllowUsers, AllowGroups or AuthorizedKeysFile in the node's sshd_config leave the user out?"
+        )
     with_key = f"the key {key}" if key else "the keys of your SSH agent and ~/.ssh"
     return (
         f"{place} refuses {way.user} with {with_key}: name the user that the data centre set up (-e "

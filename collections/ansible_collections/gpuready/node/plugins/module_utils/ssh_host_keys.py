@@ -17,10 +17,12 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
+#: How a key came into known_hosts.
+COMMENTS = {"pinned": "gpuready:pinned", "accepted_unseen": "gpuready:accepted-unseen"}
 #: Asked for one after the other: ssh shows one key per connection.
 ALGORITHMS = (
     "",  # whatever both sides like best
@@ -59,6 +61,8 @@ class Key:
     kind: str
     text: str
     marker: str = ""
+    #: What stands behind it in known_hosts.
+    comment: str = ""
     #: Where it is known from; 0 = it was shown just now.
     path: str = ""
     line: int = 0
@@ -75,7 +79,12 @@ class Key:
     @property
     def known_hosts(self) -> str:
         """Its line of known_hosts."""
-        return f"{self.name} {self.kind} {self.text}\n"
+        return " ".join(filter(None, (self.name, self.kind, self.text, self.comment))) + "\n"
+
+    @property
+    def trust(self) -> str:
+        """What its being known rests on: the line itself tells, also a later run."""
+        return next((trust for trust, comment in COMMENTS.items() if self.comment == comment), "known")
 
 
 def fingerprint(text: str) -> str:
@@ -115,7 +124,7 @@ def parse(text: str, path: str = "") -> list[Key]:
         if len(words) >= 3:
             with contextlib.suppress(binascii.Error, ValueError):
                 fingerprint(words[2])
-                found.append(Key(words[0], words[1], words[2], marker, path, number))
+                found.append(Key(*words[:3], marker, " ".join(words[3:]), path, number))
     return found
 
 
@@ -198,6 +207,11 @@ class Verdict:
     drop: list[Key]
 
 
+def noted(key: Key, trust: str) -> Key:
+    """The key with what its being known will rest on."""
+    return replace(key, comment=COMMENTS[trust])
+
+
 def judge(
     shown: Iterator[Key], known: Sequence[Key], wanted: Sequence[str], *, accepted: bool, host: str
 ) -> Verdict:
@@ -214,14 +228,15 @@ def judge(
             raise HostKeyError(f"{host} shows the key {key.fingerprint}, which known_hosts revokes")
         if wanted:
             if key.fingerprint in wanted:
-                # Who vouches for the new key replaces the old one by that.
-                old = [other for other in plain if other.text != key.text]
-                there = len(old) < len(plain)
-                return Verdict("pinned", [key], [] if there else [key], old)
-        elif any(key.text == other.text for other in plain):
-            return Verdict("known", [key], [], [])
+                # Who vouches for the new key replaces the old one by that, and what was taken unseen.
+                same = [other for other in plain if other.text == key.text]
+                there = any(other.trust != "accepted_unseen" for other in same)
+                drop = [other for other in plain if other not in same or other.trust == "accepted_unseen"]
+                return Verdict("pinned", [key], [] if there else [noted(key, "pinned")], drop)
+        elif same := [other for other in plain if other.text == key.text]:
+            return Verdict(same[0].trust, [key], [], [])
         elif accepted and not plain:
-            return Verdict("accepted_unseen", [key], [key], [])
+            return Verdict("accepted_unseen", [key], [noted(key, "accepted_unseen")], [])
     first = seen[0]
     shows = ", ".join(f"{key.fingerprint} ({key.kind})" for key in seen)
     if wanted:

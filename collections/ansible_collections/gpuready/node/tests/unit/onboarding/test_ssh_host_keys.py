@@ -45,7 +45,9 @@ def test_known_key_is_trusted(keys: tuple[Key, Key]) -> None:
 
 def test_key_that_somebody_vouches_for_is_written(keys: tuple[Key, Key]) -> None:
     verdict = judge(iter(keys), [], [keys[1].fingerprint], accepted=False, host="gpu17")
-    assert (verdict.trust, verdict.write) == ("pinned", [keys[1]])
+    assert verdict.trust == "pinned"
+    (line,) = verdict.write
+    assert (line.text, line.comment) == (keys[1].text, "gpuready:pinned")
 
 
 @pytest.mark.parametrize("accepted", [False, True])
@@ -59,7 +61,8 @@ def test_changed_key_is_refused_whatever_is_accepted(keys: tuple[Key, Key], acce
 
 def test_changed_key_is_replaced_when_somebody_vouches_for_the_new_one(keys: tuple[Key, Key]) -> None:
     verdict = judge(iter(keys[:1]), [keys[1]], [keys[0].fingerprint], accepted=False, host="gpu17")
-    assert (verdict.trust, verdict.write, verdict.drop) == ("pinned", [keys[0]], [keys[1]])
+    assert (verdict.trust, verdict.drop) == ("pinned", [keys[1]])
+    assert [key.text for key in verdict.write] == [keys[0].text]
 
 
 def test_other_key_than_the_papers_say_is_refused(keys: tuple[Key, Key]) -> None:
@@ -69,7 +72,13 @@ def test_other_key_than_the_papers_say_is_refused(keys: tuple[Key, Key]) -> None
 
 def test_accepted_unseen_is_called_so(keys: tuple[Key, Key]) -> None:
     verdict = judge(iter(keys), [], [], accepted=True, host="gpu17")
-    assert (verdict.trust, verdict.write) == ("accepted_unseen", [keys[0]])
+    assert verdict.trust == "accepted_unseen"
+    # The line itself tells a later run, until somebody vouches for the key.
+    (line,) = ssh_host_keys.parse(verdict.write[0].known_hosts)
+    assert judge(iter(keys[:1]), [line], [], accepted=False, host="gpu17").trust == "accepted_unseen"
+    vouched = judge(iter(keys[:1]), [line], [keys[0].fingerprint], accepted=False, host="gpu17")
+    assert (vouched.trust, vouched.drop) == ("pinned", [line])
+    assert [key.trust for key in vouched.write] == ["pinned"]
 
 
 def test_revoked_key_is_refused_even_when_vouched_for(keys: tuple[Key, Key]) -> None:
