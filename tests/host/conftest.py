@@ -29,6 +29,7 @@ ROLES = {
     "framework_venv": "what the role framework_venv leaves on a node",
     "gpu_workbench": "what the users of workbenches meet",
     "gpu_verify": "what a user of the finished node sees",
+    "gpu_acceptance": "what an accepted node's record says, and what it left on the node",
     "gpu_health": "what the role gpu_health leaves on a node, and what it sees",
 }
 

@@ -603,7 +603,7 @@ def _hardware_text(hardware: Mapping[str, Any]) -> list[str]:
             f"{_gpu_name(gpu)}  {_or(gpu.get('name'))}  {gpu.get('pci')}  "
             f"serial number {_or(gpu.get('serial'))}, part {_or(gpu.get('part_number'))}, "
             f"VBIOS {_or(gpu.get('vbios'))}, "
-            f"PCI Express {link.get('generation') or '?'} x{link.get('width') or '?'}"
+            f"PCI Express {link.get('max_generation') or '?'} x{link.get('width') or '?'}"
             + (f": {gpu['error']}" if gpu.get("error") else "")
         )
     for nic in hardware.get("nics") or []:

@@ -108,7 +108,10 @@ def node(**changes: Any) -> dict[str, Any]:
         },
         "host_key": {"fingerprints": ["SHA256:abc"], "trust": "pinned"},
         "gpu_stack": {
-            "host": {"os": {"pretty_name": "Ubuntu 22.04.5 LTS"}, "kernel": {"running": "5.15.0-157-generic"}},
+            "host": {
+                "os": {"pretty_name": "Ubuntu 22.04.5 LTS"},
+                "kernel": {"running": "5.15.0-157-generic"},
+            },
             "driver": {"loaded": {"version": "580.95.05", "flavour": "open"}},
             "container_runtime": {"docker": {"version": "28.5.1"}, "toolkit": {"version": "1.18.2"}},
         },
@@ -209,11 +212,14 @@ def test_a_node_that_only_listed_is_told_so() -> None:
             {"ecc_uncorrected": 2, "ecc_new": {"uncorrected": 1, "corrected": 0}},
             "GPU 1 has 2 uncorrected memory errors since the driver was loaded, 1 of them during the burn-in",
         ),
-        ({"throttled": {"hw_thermal_slowdown": 12.0}}, "GPU 1 was slowed down for 12 s (hw_thermal_slowdown)"),
+        (
+            {"throttled": {"hw_thermal_slowdown": 12.0}},
+            "GPU 1 was slowed down for 12 s (hw_thermal_slowdown)",
+        ),
         (
             {"remapped_rows": {"corrected": 0, "uncorrected": 1, "pending": True, "failed": False, "new": 1}},
-            "GPU 1 has a row of memory that waits for a reset to be replaced, GPU 1 replaced 1 row of memory during "
-            "the burn-in",
+            "GPU 1 has a row of memory that waits for a reset to be replaced, "
+            "GPU 1 replaced 1 row of memory during the burn-in",
         ),
         (
             {"remapped_rows": {"corrected": 0, "uncorrected": 9, "pending": False, "failed": True, "new": 0}},
@@ -342,8 +348,8 @@ def test_load_that_failed_or_did_not_come_rejects() -> None:
     }
     known["stress"] = loaded(410.0, 400.0, ok=False, findings=[finding])
     assert rejected(known) == [
-        "10 minutes of load by tensorflow-2.9: GPU 1 failed under load (3 numbers differ from what it computed at "
-        "first)"
+        "10 minutes of load by tensorflow-2.9: GPU 1 failed under load "
+        "(3 numbers differ from what it computed at first)"
     ]
 
 
@@ -413,7 +419,11 @@ GPUS = st.builds(
 )
 
 
-@given(st.lists(GPUS, max_size=4), st.none() | st.just([]) | st.just([{"xid": 13, "line": "Xid 13"}]), st.booleans())
+@given(
+    st.lists(GPUS, max_size=4),
+    st.none() | st.just([]) | st.just([{"xid": 13, "line": "Xid 13"}]),
+    st.booleans(),
+)
 def test_accepted_means_that_nothing_speaks_against_it(
     gpus: list[dict[str, Any]], xids: Any, watches: bool
 ) -> None:

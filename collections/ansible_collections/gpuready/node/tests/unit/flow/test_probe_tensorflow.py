@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import runpy
 import sys
+import threading
+import time
 import types
 from pathlib import Path
+
+import pytest
 
 PROBE = Path(__file__).parents[3] / "data" / "probes" / "tensorflow.py"
 
@@ -95,3 +100,98 @@ def test_compute_without_gpu_is_not_tried(monkeypatch, capsys):
 
 def test_probe_is_python_3_6():
     ast.parse(PROBE.read_text(), feature_version=(3, 6))
+
+
+class Number:
+    """A result of paper: one number that stands for a matrix."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __sub__(self, other):
+        return Number(self.value - other.value)
+
+    def __le__(self, bound):
+        return Number(self.value <= bound)
+
+    def numpy(self):
+        return self.value
+
+
+def computing(products, gpus=2):
+    """A TensorFlow that computes as told: ``products`` gives each product, by device and turn."""
+    module = tensorflow(gpus=gpus)
+    turns, here = {}, threading.local()
+
+    @contextlib.contextmanager
+    def device(name):
+        here.name = name
+        yield
+
+    def matmul(_a, _b):
+        turn = turns[here.name] = turns.get(here.name, -1) + 1
+        value = products(here.name, turn)
+        if isinstance(value, Exception):
+            raise value
+        time.sleep(0.001)
+        return Number(value)
+
+    module.device = device
+    module.linalg = types.SimpleNamespace(matmul=matmul)
+    module.random = types.SimpleNamespace(stateless_uniform=lambda *_size, **_how: Number(1.0))
+    module.abs = lambda number: Number(abs(number.value))
+    module.reduce_max = lambda number: number
+    module.logical_not = lambda number: Number(not number.value)
+    module.math = types.SimpleNamespace(count_nonzero=lambda number: Number(int(number.value)))
+    module.config.experimental.set_memory_growth = lambda _device, _on: None
+    module.config.set_soft_device_placement = lambda _on: None
+    return module
+
+
+LOAD = ("--level", "stress", "--seconds", "0.1", "--memory-mib", "16384")
+
+
+def test_load_keeps_every_gpu_busy_and_compares(monkeypatch, capsys):
+    answer = run(monkeypatch, capsys, computing(lambda _device, _turn: 7.0), *LOAD)
+    assert answer["compute"] is None
+    first, second = answer["stress"]["gpus"]
+    assert (first["device"], second["device"]) == ("/GPU:0", "/GPU:1")
+    assert first["name"] == "NVIDIA A100"
+    for row in (first, second):
+        assert row["error"] is None and row["wrong"] == 0
+        assert row["iterations"] >= 4 and row["iterations_per_second"] > 0 and row["tflops"] > 0
+        assert (row["size"], row["results_kept"]) == (8192, 26), "half of the memory holds results"
+        assert row["seconds"] >= 0.1
+
+
+@pytest.mark.parametrize("wrong", [7.5, float("nan")])
+def test_gpu_that_computes_another_result_is_found(monkeypatch, capsys, wrong):
+    """The fifth product of one GPU differs."""
+    sick = computing(lambda device, turn: wrong if (device, turn) == ("/GPU:1", 5) else 7.0)
+    first, second = run(monkeypatch, capsys, sick, *LOAD)["stress"]["gpus"]
+    assert first["error"] is None
+    assert (second["wrong"], second["error"]) == (1, "1 numbers differ from what it computed at first")
+
+
+def test_gpu_that_fails_under_load_says_why_and_the_others_go_on(monkeypatch, capsys):
+    broken = computing(
+        lambda device, turn: RuntimeError("CUDNN_STATUS_INTERNAL_ERROR")
+        if (device, turn) == ("/GPU:0", 3)
+        else 7.0
+    )
+    first, second = run(monkeypatch, capsys, broken, *LOAD)["stress"]["gpus"]
+    assert first["error"] == "RuntimeError: CUDNN_STATUS_INTERNAL_ERROR"
+    assert second["error"] is None and second["iterations"] >= 4
+
+
+def test_small_memory_gets_small_matrices():
+    sized = runpy.run_path(str(PROBE))["stress_size"]
+    assert sized(81920)[0] == 8192
+    for memory in (1024, 2048, 4096, 8192, 11441, 16384, 81920, 183359):
+        size, kept = sized(memory)
+        matrices = 5 + kept
+        assert matrices * size * size * 4 / 2**20 <= memory, "it has to fit"
+
+
+def test_without_gpu_there_is_no_load(monkeypatch, capsys):
+    assert "stress" not in run(monkeypatch, capsys, computing(lambda _device, _turn: 7.0, gpus=0), *LOAD)
