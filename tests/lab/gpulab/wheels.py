@@ -65,13 +65,19 @@ PYPI = "pypi/simple"
 SYSTEMS = {"debian": ("3.11", 36), "ubuntu": ("3.10", 35)}
 
 
+#: What execution nodes are really made of: ansible-core needs Python 3.11 at least, which jammy has not.
+CONTROLLERS = {"debian": ("3.11", 36), "ubuntu": ("3.12", 39)}
+
+
 def locks(host: machine.Machine) -> tuple[Lock, ...]:
-    """JupyterLab for the images' Pythons; PyTorch for the nodes' Python, which the small image has, too."""
+    """JupyterLab for the images' Pythons; PyTorch for the nodes' Python, which the small image has, too; Ansible
+    for execution nodes."""
     python, glibc = SYSTEMS[host.distribution]
     return (
         Lock("jupyter", "3.9", 31, PYPI),
         Lock("jupyter", python, glibc, PYPI),
         Lock("torch", python, glibc, "whl/cpu"),
+        Lock("runner", *CONTROLLERS[host.distribution], PYPI),
     )
 
 
