@@ -110,7 +110,9 @@ def read(text: str) -> Inventory:
     definitions: list[Definition] = []
     children: dict[str, set[str]] = {}
 
-    def walk(name: Any, value: Any, path: Place) -> None:
+    def walk(name: Any, value: Any, path: Place, above: Place = ()) -> None:
+        if name in above:
+            raise InventoryError(f"it is no inventory: the group {name} is below itself")
         if not isinstance(name, str) or not isinstance(value, (dict, type(None))):
             where = ".".join(path[:-1]) or "the top"
             raise InventoryError(f"it is no inventory: {name!r} at {where} is no group (a {_kind(value)})")
@@ -130,7 +132,7 @@ def read(text: str) -> Inventory:
         definitions.append(Definition(name, path, sections["hosts"]))
         children.setdefault(name, set()).update(sections["children"])
         for child, below in sections["children"].items():
-            walk(child, below, (*path, "children", child))
+            walk(child, below, (*path, "children", child), (*above, name))
 
     for name, value in (data or {}).items():
         walk(name, value, (name,))

@@ -20,8 +20,8 @@ from .inventory_edit import Edit, InventoryError, read
 #: How long somebody else may hold the file.
 LOCK_SECONDS = 60.0
 YAML_ENDINGS = (".yml", ".yaml", ".json")
-# Ansible's own list, which a site's ansible.cfg only makes longer.
-_NO_SOURCE = re.compile(r"^\.|^(?:host_vars|group_vars|vars_plugins)$|~$")
+# Ansible's own list, and where the acceptance records lie.
+_NO_SOURCE = re.compile(r"^\.|^(?:host_vars|group_vars|vars_plugins|acceptance)$|~$")
 _NO_ENDINGS = (
     ".pyc", ".pyo", ".swp", ".bak", ".rpm", ".md", ".txt", ".rst", ".orig", ".cfg", ".retry", ".ini", ".toml",
 )  # fmt: skip
@@ -182,6 +182,10 @@ def change_file(
         raise InventoryError(f"{path}: {error}") from None
 
 
+def _same_owner(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_uid, one.st_gid) == (other.st_uid, other.st_gid)
+
+
 def _replace(path: Path, content: bytes, former: os.stat_result) -> None:
     """Put a new file in an old one's place, all at once."""
     for left in path.parent.glob(f"{_temporary_prefix(path)}*"):
@@ -195,8 +199,7 @@ def _replace(path: Path, content: bytes, former: os.stat_result) -> None:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(content)
             handle.flush()
-            now = os.fstat(handle.fileno())
-            if (now.st_uid, now.st_gid) != (former.st_uid, former.st_gid):
+            if not _same_owner(os.fstat(handle.fileno()), former):
                 os.fchown(handle.fileno(), former.st_uid, former.st_gid)
             # Times are the new file's own; access lists and labels come along.
             shutil.copystat(path, name)

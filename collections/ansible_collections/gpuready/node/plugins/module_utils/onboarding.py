@@ -162,8 +162,8 @@ def requested(node: Any, site: Site) -> tuple[list[Candidate], list[Rejected]]:
         if len(good) > MOST:
             raise RequestError(f"more than {MOST} nodes at once: take them in parts")
     # Who is named by name and by address is one node all the same.
-    once = [candidate for index, candidate in enumerate(good) if candidate not in good[:index]]
-    return _without_twins(once, bad)
+    once = {(candidate.name, candidate.reached): candidate for candidate in good}
+    return _without_twins(list(once.values()), bad)
 
 
 def _shown(candidate: Candidate, word: str) -> str:
@@ -450,8 +450,8 @@ def _groups(text: str, site: Site) -> tuple[str, ...]:
 def fingerprint(text: str) -> str:
     """A host key's fingerprint, of itself or of the public key.
 
-    >>> fingerprint("SHA256:cJ6AyITYOB6iOVrYqDCkR+QbVLSVRaaZnx5jzbjq+GQ")
-    'SHA256:cJ6AyITYOB6iOVrYqDCkR+QbVLSVRaaZnx5jzbjq+GQ'
+    >>> fingerprint("SHA256:cJ6AyISHokEeHuTfufIqhhSS0gxHZRUMDHlKvXD4FHw")
+    'SHA256:cJ6AyISHokEeHuTfufIqhhSS0gxHZRUMDHlKvXD4FHw'
     """
     whole = PUBLIC_KEY.fullmatch(text)
     if whole:

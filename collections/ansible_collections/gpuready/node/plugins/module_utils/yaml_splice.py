@@ -298,7 +298,7 @@ def lines_of(block: Block, step: int) -> list[str]:
             if value.comment:
                 lines.append(value.comment)
             lines.append(f"{inline(key)}:")
-            lines += [" " * step + line for line in lines_of(value, step)]
+            lines += [" " * step + line if line else line for line in lines_of(value, step)]
         elif value is None:
             lines.append(f"{inline(key)}:")
         else:
@@ -389,8 +389,14 @@ class Text:
         if mapping.flow:
             self.append_in_flow(mapping, key, value)
             return
-        column = mapping.items[0][0].column
+        column = self.column(mapping)
         self.insert(boundary(self.text, mapping.end, column), lines_of(Block({key: value}), step), column)
+
+    def column(self, mapping: Node) -> int:
+        """Where the keys of a block mapping begin, or the question marks before them."""
+        key = mapping.items[0][0]
+        before = self.text[line_start(self.text, key.start) : key.start]
+        return before.index("?") if "?" in before else key.column
 
     def append_in_flow(self, mapping: Node, key: str, value: Any) -> None:
         new = f"{inline(key, flow=True)}: {inline(plain(value), flow=True)}"
@@ -402,6 +408,9 @@ class Text:
         start = line_start(self.text, last.start)
         before = self.text[start : last.start]
         gap = " " if before.strip() else self.newline + before
+        if mapping.items[-1][1].empty:
+            # `b:` needs its blank, or the comma would be part of a name.
+            end += len(self.text[end:]) - len(self.text[end:].lstrip(" "))
         self.splice(end, end, f",{gap}{new}")
 
     def replace(self, mapping: Node, entry: tuple[Node, Node], value: Any, step: int) -> None:
@@ -417,11 +426,11 @@ class Text:
             raise SpliceError(f"line {key.line + 1}: {key.value} has no colon; write it as `{key.value}:`")
         deep = isinstance(value, Block) and value
         if deep:
-            lines, indent = lines_of(value, step), mapping.items[0][0].column + step
+            lines, indent = lines_of(value, step), self.column(mapping) + step
             if not self.nothing(old):
                 raise SpliceError(f"line {key.line + 1}: {key.value} is no mapping; write it out as one")
             self.splice(colon, old.end, "")
-            self.insert(boundary(self.text, colon, mapping.items[0][0].column), lines, indent)
+            self.insert(boundary(self.text, colon, self.column(mapping)), lines, indent)
             return
         new = "" if value is None else f" {inline(plain(value))}"
         if old.kind in ("map", "seq") and not old.flow:
