@@ -130,7 +130,7 @@ class Live:
         for name in ("prompt_until", "prompt", "do_var_prompt"):
             self._replace(name, self._stepping_aside)
         setattr(self.display, board_channel.LIVE, True)
-        # A process of a task has the board's memory, and must not draw it.
+        # A process of a task has the board's memory and must not draw it; but it knows that there is one.
         os.register_at_fork(after_in_child=self._leave)
         atexit.register(self.close)
         self._thread.start()
@@ -143,6 +143,7 @@ class Live:
         with self.display._lock:
             self.screen.erase()
             self._leave()
+            self.display.__dict__.pop(board_channel.LIVE, None)
             self.board.ended = self.board.ended or "interrupted"
             lines = self.lines(final=True)
             if lines and self.screen.may_paint():
@@ -154,7 +155,6 @@ class Live:
         for name in self._replaced:
             self.display.__dict__.pop(name, None)
         self._replaced = []
-        self.display.__dict__.pop(board_channel.LIVE, None)
 
     def _replace(self, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         setattr(self.display, name, wrapper(getattr(self.display, name)))
@@ -335,6 +335,7 @@ class CallbackModule(Default):
             return
         self._ended(result, changed=bool(result.result.get("changed")))
         self._take_plan(result)
+        self._take_job(result)
         # `debug` is for people.
         if result.result.get("_ansible_verbose_always") and not result.result.get(
             "_ansible_verbose_override"
@@ -443,6 +444,19 @@ class CallbackModule(Default):
             self._live.board.fail(
                 result.host.get_name(), _cause(result), time.monotonic(), unreachable=unreachable
             )
+
+    def _take_job(self, result: Any) -> None:
+        """What was begun with `async` goes on until somebody has waited for it."""
+        assert self._live is not None
+        job = result.result.get("ansible_job_id")
+        if not isinstance(job, str):
+            return
+        host = result.host.get_name()
+        with self._live.lock:
+            if result.result.get("finished"):
+                self._live.board.end_job(host, job)
+            elif result.task.async_val and not result.task.poll:
+                self._live.board.begin_job(host, job, time.monotonic())
 
     def _take_plan(self, result: Any) -> None:
         plan = result.result.get("plan")

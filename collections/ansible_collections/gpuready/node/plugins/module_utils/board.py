@@ -133,6 +133,8 @@ class Node:
     unreachable: bool = False
     changed: int = 0
     progress: list[Progress] = field(default_factory=list)
+    #: What goes on behind the tasks (async): job → stage and when it began.
+    jobs: dict[str, tuple[str, float]] = field(default_factory=dict)
     started: float | None = None
     finished: float | None = None
 
@@ -216,9 +218,18 @@ class Board:
         """A host's task failed; the next task of the host, if there is one, forgives it."""
         node = self.node(host)
         self.end_task(host, now)
-        node.cause, node.unreachable, node.progress = cause, unreachable, []
+        node.cause, node.unreachable, node.progress, node.jobs = cause, unreachable, [], {}
         if node.stage is not None:
             self._leave(node, now, DONE if node.aside else FAILED)
+
+    def begin_job(self, host: str, job: str, now: float) -> None:
+        """The task that is ending left something behind that goes on."""
+        node = self.node(host)
+        if node.stage is not None:
+            node.jobs[job] = (node.stage, now)
+
+    def end_job(self, host: str, job: str) -> None:
+        self.node(host).jobs.pop(job, None)
 
     def retry(self, host: str, attempt: int, of: int) -> None:
         self.node(host).attempt = f"try {attempt} of {of}"
@@ -242,7 +253,7 @@ class Board:
         self.ended = "finished"
         bad = set(failed)
         for node in self.nodes.values():
-            node.task_started, node.progress = None, []
+            node.task_started, node.progress, node.jobs = None, [], {}
             if node.name not in bad:
                 node.cause = None
             elif node.cause is None:

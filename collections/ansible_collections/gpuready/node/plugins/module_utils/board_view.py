@@ -193,7 +193,9 @@ class View:
             if left is not None and spent >= 2 and not any(one.left(self.now) is not None for one in told):
                 words.append(f"{self.signs.about} {estimate(left)} left")
         if not words:
-            idle = {"new": "not begun", "done": "done", "waiting": "waits for the others"}[node.state]
+            others = any(one.state == "running" for one in self.board.nodes.values())
+            waiting = "waits for the others" if others else "between two tasks"
+            idle = {"new": "not begun", "done": "done", "waiting": waiting}[node.state]
             return idle, "done" if node.state == "done" else "dim"
         return self.plain(self.signs.dot.join(words)), None
 
@@ -207,8 +209,10 @@ class View:
             return f"{self.signs.failed} {short(stage.seconds(self.now))}", "failed"
         behind = [told for told in node.progress if STAGES_OF_STEPS.get(told.step, node.stage) == name]
         share = next((told.share for told in behind if told.share is not None), None)
-        if stage.state == RUNNING or share is not None:
-            said = short(stage.seconds(self.now)) if share is None else f"{share * 100:.0f}%"
+        begun = next((since for job, since in node.jobs.values() if job == name), None)
+        if stage.state == RUNNING or share is not None or begun is not None:
+            spent = stage.seconds(self.now) if begun is None else self.now - begun
+            said = short(spent) if share is None else f"{share * 100:.0f}%"
             return f"{self.signs.running} {said}", "running"
         assert stage.state == DONE
         return f"{self.signs.done} {short(stage.seconds(self.now))}", "done"

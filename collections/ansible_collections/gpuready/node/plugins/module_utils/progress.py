@@ -35,7 +35,7 @@ class Step:
         self.path = os.path.join(folder, name + ".json")
         self.started = time.time()
         self._written = 0.0
-        self._said = None  # type: Optional[Dict[str, Any]]
+        self._said: Optional[Dict[str, Any]] = None
 
     def __enter__(self) -> Step:
         self.tell(0, force=True)

@@ -164,6 +164,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpuready.node.plugins.module_utils import apt_progress
 from ansible_collections.gpuready.node.plugins.module_utils.observe import packages as dpkg
 
 ENVIRONMENT = {
@@ -283,8 +284,8 @@ class Transaction:
         self.auto: List[str] = []
         self.finished = False
 
-    def run(self, command: List[str]) -> Tuple[int, str, str]:
-        rc, out, err = self.module.run_command(command, environ_update=ENVIRONMENT)
+    def run(self, command: List[str], fds: Optional[List[int]] = None) -> Tuple[int, str, str]:
+        rc, out, err = self.module.run_command(command, environ_update=ENVIRONMENT, pass_fds=fds)
         return int(rc), str(out), str(err)
 
     def packages(self) -> List[dpkg.Package]:
@@ -408,10 +409,13 @@ class Transaction:
             )
         return sorted(package.name for package in lost)
 
-    def act(self, command: List[str], before: List[dpkg.Package]) -> Tuple[List[Step], List[str]]:
+    def act(
+        self, command: List[str], before: List[dpkg.Package], names: List[str]
+    ) -> Tuple[List[Step], List[str]]:
         have = installed(before)
         try:
-            rc, out, err = self.run(command)
+            with apt_progress.Apt(names) as told:
+                rc, out, err = self.run([command[0], *told.options, *command[1:]], [told.fd])
             self.out, self.err = out, err
         finally:
             held = self.hold_again(before)
@@ -513,7 +517,7 @@ def main() -> None:
         transaction.auto = transaction.automatic([step.name for step in plan if step.before])
         held: List[str] = []
         if transaction.command and not module.check_mode:
-            plan, held = transaction.act(transaction.command, before)
+            plan, held = transaction.act(transaction.command, before, [step.name for step in plan])
         module.exit_json(**result_of(plan, held, transaction))
     except Refusal as refusal:
         give_up(module, refusal, transaction.command)

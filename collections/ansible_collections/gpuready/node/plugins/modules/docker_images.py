@@ -130,12 +130,13 @@ said:
 
 import json
 import os
-from typing import Any
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpuready.node.plugins.module_utils import docker_images
+from ansible_collections.gpuready.node.plugins.module_utils import docker_images, docker_progress, progress
 
 MIB = 1024 * 1024
+ENVIRONMENT = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
 
 
 class Docker:
@@ -152,9 +153,40 @@ class Docker:
                 images=[],
             )
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        command = [self.program, "--host", f"unix://{self.module.params['socket']}", *arguments]
-        return self.module.run_command(command, environ_update={"LC_ALL": "C.UTF-8", "LANGUAGE": "C"})
+    def command(self, *arguments: str) -> list[str]:
+        return [self.program, "--host", f"unix://{self.module.params['socket']}", *arguments]
+
+    def run(self, *arguments: str, begun: Callable[[Any], None] | None = None) -> tuple[int, str, str]:
+        """Exit status, output, complaints; ``begun`` is called with the process when it runs."""
+        return self.module.run_command(
+            self.command(*arguments), environ_update=ENVIRONMENT, before_communicate_callback=begun
+        )
+
+    def pull(self, reference: str) -> tuple[int, str, str]:
+        """As ``run``, telling the bytes meanwhile."""
+        with progress.Step("image_fetch", "bytes") as step:
+            told = docker_progress.Told(step, reference.rpartition("/")[2])
+            try:
+                return docker_progress.pull(
+                    self.command("pull", reference), {**os.environ, **ENVIRONMENT}, told
+                )
+            except OSError:
+                # No terminals here (a container without /dev/pts): Docker says nothing on its way then.
+                return self.run("pull", "--quiet", reference)
+
+    def load(self, archive: str) -> tuple[int, str, str]:
+        """As ``run``, telling how much of the archive was read."""
+        path = os.path.realpath(archive)
+        found: list[Any] = []
+        with progress.Step("image_load", "bytes", os.path.getsize(path)) as step:
+
+            def look() -> None:
+                read = docker_progress.read_of(found[0].pid, path) if found else None
+                if read is not None:
+                    step.tell(read, text=os.path.basename(path))
+
+            with progress.Ticker(look):
+                return self.run("load", "--quiet", "--input", archive, begun=found.append)
 
     def inspect(self, reference: str) -> dict[str, Any] | None:
         code, out, err = self.run("image", "inspect", reference)
@@ -222,7 +254,7 @@ class Fetch:
     def pull(self, name: str, pull: str) -> None:
         there = pull != name and self.docker.inspect(pull) is not None
         if not there:
-            code, out, err = self.docker.run("pull", "--quiet", pull)
+            code, out, err = self.docker.pull(pull)
             if code != 0:
                 self.fail(name, docker_images.reason(err or out), f"cannot be pulled as {pull}.", err or out)
         if pull != name:
@@ -242,7 +274,7 @@ class Fetch:
         if not os.path.isfile(archive):
             self.fail(first, "no_archive", f"there is no file {archive} on this node to load it from.")
         before = self.docker.names()
-        code, out, err = self.docker.run("load", "--quiet", "--input", archive)
+        code, out, err = self.docker.load(archive)
         if code != 0:
             self.fail(first, self.archive_reason(err or out), f"{archive} cannot be loaded.", err or out)
         brought = docker_images.loaded_names(out)

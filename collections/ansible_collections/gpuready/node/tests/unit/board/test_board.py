@@ -148,6 +148,19 @@ def test_image_that_comes_while_the_driver_installs_is_shown_beside_it():
     assert "▶ 25%" in line and "▶ 39%" in line
 
 
+def test_job_behind_the_tasks_goes_on_until_it_was_waited_for():
+    board = a_board("gpu01")
+    board.begin_task("gpu01", "framework_image", "Begin to fetch the images", 0)
+    board.begin_job("gpu01", "j1", 1)
+    board.end_task("gpu01", 1)
+    board.begin_task("gpu01", "nvidia_driver", "Hold the driver", 1)
+    assert row(board, "gpu01", 31).split()[1:5] == ["▶", "30s", "▶", "30s"]
+    board.end_task("gpu01", 31)
+    board.end_job("gpu01", "j1")
+    board.begin_task("gpu01", "verify", "Ask", 31)
+    assert row(board, "gpu01", 32).split()[1:5] == ["✔", "1s", "✔", "30s"]
+
+
 def test_whole_that_nobody_knows_is_not_invented():
     board = a_board("gpu01")
     board.begin_task("gpu01", "framework_image", "Wait", 0)
