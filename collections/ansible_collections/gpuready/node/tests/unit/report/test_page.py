@@ -21,7 +21,8 @@ from poison import ATTEMPTS, junk, poisoned, texts
 TAGS = set(
     re.findall(
         r"\w+",
-        """a b bdi body button caption code col colgroup dd details dialog div dl dt footer form h1 h2 h3 h4 head
+        """
+        a b bdi body button caption code col colgroup dd details dialog div dl dt footer form h1 h2 h3 h4 head
         header html i input kbd label li link main meta nav ol option output p pre rect script section select
         small span strong style svg table tbody td th thead time title tr ul""",
     )
