@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "node": {"type": "raw"},
     "csv": {"type": "path"},
     "inventory_file": {"type": "path"},
+    "existing": {"type": "bool", "default": False},
     "skip_bad_rows": {"type": "bool", "default": False},
 }
 
@@ -56,7 +58,7 @@ class ActionModule(ActionBase):
             path = resolve(
                 list(task_vars.get("ansible_inventory_sources") or []), arguments["inventory_file"]
             )
-            site = self._site(path, task_vars)
+            site = replace(self._site(path, task_vars), existing_only=arguments["existing"])
             if asked:
                 source = "node"
                 good, bad = onboarding.requested(asked, site)

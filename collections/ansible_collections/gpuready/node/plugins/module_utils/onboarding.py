@@ -101,6 +101,8 @@ class Site:
     groups: Sequence[str] | None = None
     #: The roles' argument specs: ``{role: {variable: specification}}``.
     specs: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    #: Whether new nodes are none of the request's business.
+    existing_only: bool = False
 
     def at(self, address: str, port: int | None) -> list[Known]:
         """Who is reached there; without a port, on whichever."""
@@ -239,6 +241,10 @@ def _settled(candidate: Candidate, site: Site) -> Candidate:
                 f"the inventory reaches {known.name} at port {known.port or SSH_PORT}, not {candidate.port}"
             )
         return replace(candidate, port=known.port, state=known.state)
+    if site.existing_only:
+        near = difflib.get_close_matches(candidate.name, site.hosts, n=1)
+        advice = f"; did you mean {near[0]}?" if near else ""
+        raise HostnameError(f"the inventory has no such node{advice}")
     for other in site.at(candidate.address, candidate.port or SSH_PORT):
         raise HostnameError(
             f"the address {candidate.address} is taken: the inventory has it as {other.name}; "

@@ -38,6 +38,10 @@ options:
       - The YAML inventory that the nodes will be written into. Where it is left out or empty, the only one
         among the C(-i) sources of the run.
     type: path
+  existing:
+    description: Whether only nodes that the inventory has already are meant, and anything else is wrong.
+    type: bool
+    default: false
   skip_bad_rows:
     description: Whether to go on with the good ones where others are bad; these are told as a warning.
     type: bool
