@@ -114,3 +114,10 @@ def test_no_docker_is_said(tmp_path, monkeypatch):
 def test_level_is_handed_to_the_probe(fake_docker, level):
     behave(fake_docker, image=IMAGE)
     assert run_module(level=level)["run"]["command"][-1] == level
+
+
+def test_more_words_for_the_probe_come_last(fake_docker):
+    behave(fake_docker, image=IMAGE)
+    words = ["--seconds", "600", "--memory-mib", "81920"]
+    command = run_module(level="stress", probe_arguments=words)["run"]["command"]
+    assert command[-6:] == ["--level", "stress", *words]

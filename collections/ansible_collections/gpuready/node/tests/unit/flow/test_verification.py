@@ -159,3 +159,39 @@ def test_versions_match_by_whole_parts(actual, wanted, same):
 )
 def test_expected_gpus_are_those_on_the_bus(stack, number):
     assert judging.expected_gpus(stack) == number
+
+
+LOAD = {"index": 0, "iterations": 400, "iterations_per_second": 40.0, "wrong": 0, "error": None}
+
+
+@pytest.mark.parametrize(
+    ("stress", "says"),
+    [
+        (None, "the probe put no load on the GPUs"),
+        ({"gpus": []}, "the probe put no load on the GPUs"),
+        ({"gpus": [{**LOAD, "error": "CUDA_ERROR_ILLEGAL_ADDRESS"}]}, "GPU 0 failed under load"),
+        ({"gpus": [{**LOAD, "iterations": 0}]}, "GPU 0 failed under load"),
+    ],
+)
+def test_load_that_failed_is_a_finding(stress, says):
+    result = judge(ran(answer(stress=stress)), level="stress")
+    assert [finding["finding"] for finding in result["findings"]] == [says]
+
+
+def test_load_on_fewer_gpus_than_listed_is_a_finding():
+    two = answer(devices=[CPU, GPU, GPU], stress={"gpus": [LOAD]})
+    result = judge(ran(two), level="stress", gpus_expected=2)
+    assert [finding["finding"] for finding in result["findings"]] == [
+        "1 of the 2 GPUs that are listed got any load"
+    ]
+
+
+def test_good_load_is_good_and_carried():
+    result = judge(ran(answer(stress={"seconds": 10.0, "gpus": [LOAD]})), level="stress")
+    assert result["ok"] and result["stress"]["gpus"] == [LOAD]
+
+
+def test_gpu_that_does_not_compute_is_named():
+    bad = {"ok": False, "error": "the result differs from the CPU's by 0.3"}
+    result = judge(ran(answer(compute={"matmul": GOOD, "matmul on GPU 1": bad})), level="compute")
+    assert [finding["finding"] for finding in result["findings"]] == ["matmul on GPU 1 failed"]
