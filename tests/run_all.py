@@ -53,10 +53,14 @@ UNIT_PATHS = (
     "tests/lab/unit",
     "tests/faults",
     "tests/monitoring",
+    "tests/report",
 )
 
 # Everything above the frameworks at once, on a node of its own.
 WORKBENCH = "tests/e2e/test_workbench.py"
+
+# Onboarding, upgrades in batches, execution nodes, the live board: each has nodes of its own, so several at a time.
+FLEET = tuple(f"tests/e2e/test_{name}.py" for name in ("onboard", "upgrade", "distribute", "board"))
 
 # The driver's whole life: mostly waiting for nodes, so more at once than cores. The longest first.
 LIFE = ("paths", "switch", "blocked", "interrupted", "kernel", "pains", "remove", "mismatch")
@@ -87,7 +91,11 @@ STEPS = (
     # It fetches and unpacks packages for a good part of its time.
     Step("lab", ((PYTHON, "tests/lab/labctl", "up", "--bare"),), gate=True, beside=True),
     Step("hardware", ((*PYTEST, "-q", "-m", "gpu", "tests/hardware"),)),
-    Step("e2e", ((*PYTEST, "-v", "-m", "lab", "--ignore", WORKBENCH, "tests/e2e"),), needs_lab=True),
+    Step(
+        "e2e",
+        ((*PYTEST, "-v", "-m", "lab", *(f"--ignore={path}" for path in (WORKBENCH, *FLEET)), "tests/e2e"),),
+        needs_lab=True,
+    ),
     Step("monitoring", ((*PYTEST, "-v", "-m", "lab", "tests/monitoring"),), needs_lab=True, beside=True),
     Step(
         "host",
@@ -109,6 +117,12 @@ STEPS = (
     # that plays pairs only is left to `make bench-diagnosis`: the others play pairs as well.
     Step("faults", ((PYTHON, "tests/bench/diagnosis.py", "--leave-out", "pairs"),), needs_lab=True),
     Step("workbench", ((*PYTEST, "-v", "-m", "lab", WORKBENCH),), needs_lab=True, beside=True),
+    Step(
+        "fleet",
+        tuple((*PYTEST, "-v", "-m", "lab", path) for path in FLEET),
+        needs_lab=True,
+        at_once=3,
+    ),
     Step(
         "life",
         tuple((*PYTEST, "-v", "-m", "lab", f"tests/life/test_{name}.py") for name in LIFE),
