@@ -59,7 +59,7 @@ UNIT_PATHS = (
 # Everything above the frameworks at once, on a node of its own.
 WORKBENCH = "tests/e2e/test_workbench.py"
 
-# Onboarding, upgrades in batches, execution nodes, the live board: each has nodes of its own, so several at a time.
+# Onboarding, upgrades, execution nodes, the live board: several at a time, since each has its own nodes.
 FLEET = tuple(f"tests/e2e/test_{name}.py" for name in ("onboard", "upgrade", "distribute", "board"))
 
 # The driver's whole life: mostly waiting for nodes, so more at once than cores. The longest first.
