@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pexpect
-import pyte
+from kit.terminal import Shown, watch
 
 COLLECTIONS = Path(__file__).resolve().parents[6]
 PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
@@ -40,48 +37,6 @@ ROLE = """\
   ansible.builtin.raw: sleep {{ nap | default(0) }}
   changed_when: false
 """
-
-
-@dataclass
-class Shown:
-    """What a terminal was made to show."""
-
-    columns: int
-    rows: int
-    raw: bytes = b""
-    status: int | None = None
-    screens: list[list[str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.screen = pyte.HistoryScreen(self.columns, self.rows, history=5000)
-        self.stream = pyte.ByteStream(self.screen)
-
-    def feed(self, data: bytes) -> None:
-        self.raw += data
-        self.stream.feed(data)
-        self.screens.append(self.lines)
-
-    @property
-    def lines(self) -> list[str]:
-        """What is on the screen now."""
-        return [line.rstrip() for line in self.screen.display]
-
-    @property
-    def everything(self) -> list[str]:
-        """What scrolled away, and what is on the screen."""
-        above = [
-            "".join(line[column].data for column in range(self.columns)).rstrip()
-            for line in self.screen.history.top
-        ]
-        return above + self.lines
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.everything).rstrip() + "\n"
-
-    def ever(self, pattern: str) -> bool:
-        """Whether a screen ever had a line like this."""
-        return any(re.search(pattern, line) for screen in self.screens for line in screen)
 
 
 class Terminal:
@@ -142,29 +97,12 @@ class Terminal:
         timeout: float = 90,
     ) -> Shown:
         """On a terminal. ``during`` is called whenever something was shown, until the run ends."""
-        seen = Shown(columns, rows)
-        child = pexpect.spawn(
-            PLAYBOOK,
-            ["play.yml", *words],
-            cwd=str(self.folder),
-            env=self.environment(callback, **(environ or {})),
-            dimensions=(rows, columns),
+        return watch(
+            [PLAYBOOK, "play.yml", *words],
+            cwd=self.folder,
+            environ=self.environment(callback, **(environ or {})),
+            columns=columns,
+            rows=rows,
+            during=during,
             timeout=timeout,
         )
-        end = time.monotonic() + timeout
-        try:
-            while time.monotonic() < end:
-                try:
-                    seen.feed(child.read_nonblocking(65536, timeout=0.2))
-                except pexpect.TIMEOUT:
-                    pass
-                except pexpect.EOF:
-                    break
-                if during is not None:
-                    during(child, seen)
-            else:
-                raise AssertionError("it did not end:\n" + seen.text)
-        finally:
-            child.close(force=True)
-        seen.status = child.exitstatus
-        return seen
