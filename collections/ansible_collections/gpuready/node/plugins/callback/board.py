@@ -49,10 +49,11 @@ requirements:
 import atexit
 import os
 import re
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ from ansible_collections.gpuready.node.plugins.module_utils.board import Board
 
 #: How often the board is drawn while something happens, and how often when only time passes.
 FRAME_SECONDS = 0.25
+#: What comes when everything that a plan names is done.
+FINAL_ROLES = ("gpu_verify", "gpu_acceptance")
 PLAN_ACTIONS = {"gpuready.node.gpu_plan"}
 #: What a failure's text begins with when a task of a role explains it.
 FIRST_WORDS = re.compile(r"\S.*")
@@ -133,6 +136,7 @@ class Live:
         # A process of a task has the board's memory and must not draw it; but it knows that there is one.
         os.register_at_fork(after_in_child=self._leave)
         atexit.register(self.close)
+        signal.signal(signal.SIGCONT, self.screen.lose)
         self._thread.start()
 
     def close(self) -> None:
@@ -264,6 +268,7 @@ class CallbackModule(Default):
             board = self._live.board
             board.title, board.started = path.name, time.monotonic()
             board.check_mode = bool(context.CLIARGS.get("check"))
+            board.final = _final_stages(playbook)
             board.expected = stage_history.History(self._artifacts(path)).seconds
             self._live.start()
         super().v2_playbook_on_start(playbook)
@@ -507,6 +512,20 @@ def _stage(task: Any) -> str:
 def _name(task: Any) -> str:
     """The task's name without the role's: the stage says that."""
     return str(task.name or _action(task).rpartition(".")[2]).strip()
+
+
+def _final_stages(playbook: Any) -> tuple[str, ...]:
+    """The stages that no plan names and that a run comes to in the end, as far as the playbook shows it."""
+
+    def roles(blocks: list[Any]) -> Iterator[str]:
+        for entry in blocks:
+            if hasattr(entry, "block"):
+                yield from roles([*entry.block, *entry.rescue, *entry.always])
+            elif entry.action in C._ACTION_INCLUDE_ROLE:
+                yield str(entry.args.get("name") or "")
+
+    found = {role for play in playbook.get_plays() for role in roles(play.tasks)}
+    return tuple(stages.stage_of(role, "") for role in FINAL_ROLES if role in found)
 
 
 def _hosts(play: Any) -> list[str]:

@@ -177,6 +177,8 @@ class Board:
         self.check_mode = False
         #: How the run ended; none while it goes on.
         self.ended: str | None = None
+        #: Stages that the playbook has behind what a plan names.
+        self.final: tuple[str, ...] = ()
         self.nodes: dict[str, Node] = {}
         self.expected: Expected = expected or (lambda _host, _stage: None)
 
@@ -237,10 +239,8 @@ class Board:
     def plan(self, host: str, roles: Iterable[str], now: float) -> None:
         """What a plan has left for a host, in the place of what a former plan had."""
         node = self.node(host)
-        node.stages = {
-            name: stage for name, stage in node.stages.items() if stage.state != PLANNED or name == "verify"
-        }
-        for role in roles:
+        node.stages = {name: stage for name, stage in node.stages.items() if stage.state != PLANNED}
+        for role in (*roles, *self.final):
             node.stages.setdefault(role, Stage(role))
 
     def tell(self, host: str, told: Iterable[Mapping[str, Any]], now: float) -> None:
@@ -254,6 +254,10 @@ class Board:
         bad = set(failed)
         for node in self.nodes.values():
             node.task_started, node.progress, node.jobs = None, [], {}
+            # Nobody promised them: a converged node may be left out of the verification.
+            for name in self.final:
+                if name in node.stages and node.stages[name].state == PLANNED:
+                    del node.stages[name]
             if node.name not in bad:
                 node.cause = None
             elif node.cause is None:

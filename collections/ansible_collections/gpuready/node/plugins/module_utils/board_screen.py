@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import TextIO
 
 UP = "\x1b[{}A"
@@ -21,9 +20,6 @@ CLEAR_BELOW = "\x1b[J"
 BEGIN, END = "\x1b[?2026h\x1b[?25l", "\x1b[?25h\x1b[?2026l"
 # Lines that are too long for a terminal that has become narrower must not be broken into two.
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
-
-#: A process that did nothing for so long was stopped: where the cursor is now, nobody knows.
-STOPPED_SECONDS = 5.0
 
 
 def size(stream: TextIO) -> tuple[int, int]:
@@ -51,7 +47,6 @@ class Screen:
         self.stream = stream or sys.stdout
         self._shown: list[str] = []
         self._size: tuple[int, int] | None = None
-        self._painted = 0.0
         #: Whether the last text above ended with a new line: only then there is a place for the board.
         self._line_ended = True
 
@@ -65,10 +60,9 @@ class Screen:
     def may_paint(self) -> bool:
         return self._line_ended and in_foreground(self.stream)
 
-    def _forget_what_is_lost(self) -> None:
-        """After the process was stopped, the lines have scrolled who knows where."""
-        if self._shown and time.monotonic() - self._painted > STOPPED_SECONDS:
-            self._shown = []
+    def lose(self, *_signal: object) -> None:
+        """The process was stopped and goes on: where its lines are now, nobody knows."""
+        self._shown = []
 
     def _up(self) -> str:
         """To the board's first line. Never above it, where other text is, even if lines were broken."""
@@ -78,20 +72,17 @@ class Screen:
 
     def paint(self, lines: list[str]) -> None:
         """Draw them in the place of those that are there."""
-        self._forget_what_is_lost()
         now = self.size()
         if lines == self._shown and now == self._size:
-            self._painted = time.monotonic()
             return
         if not self.may_paint():
             return
         text = "".join(f"{line}{CLEAR_LINE}\n" for line in lines)
         self._write(BEGIN + WRAP_OFF + self._up() + text + CLEAR_BELOW + WRAP_ON + END)
-        self._shown, self._size, self._painted = list(lines), now, time.monotonic()
+        self._shown, self._size = list(lines), now
 
     def erase(self) -> None:
         """Take them away; the cursor is where the first one was."""
-        self._forget_what_is_lost()
         if self._shown:
             self._write(self._up() + CLEAR_BELOW)
             self._shown = []
@@ -104,4 +95,3 @@ class Screen:
     def _write(self, text: str) -> None:
         self.stream.write(text)
         self.stream.flush()
-        self._painted = time.monotonic()

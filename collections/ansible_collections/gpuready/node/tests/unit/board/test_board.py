@@ -104,6 +104,19 @@ def test_plan_shows_what_is_ahead_and_a_newer_plan_replaces_it():
     assert board.columns() == ["observe", "docker_engine", "nvidia_driver"]
 
 
+def test_what_the_playbook_has_behind_the_plan_is_ahead_of_every_node():
+    board = a_board("gpu01", "gpu02")
+    board.final = ("verify",)
+    board.begin_task("gpu01", "observe", "Observe", 0)
+    for roles in (["nvidia_driver"], []):
+        board.plan("gpu01", roles, 1)
+    assert board.columns() == ["observe", "verify"]
+    assert board.nodes["gpu01"].stages["verify"].state == "planned"
+    # It was not verified: nobody had promised it.
+    board.finish([], 5)
+    assert board.columns() == ["observe"]
+
+
 # --- progress and estimates -------------------------------------------------------------------------------
 
 FETCH = {
