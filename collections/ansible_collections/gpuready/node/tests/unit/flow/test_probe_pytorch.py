@@ -6,6 +6,7 @@ import ast
 import json
 import runpy
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,94 @@ def test_probe_runs_on_old_pythons():
 def test_answer_is_one_line_of_json_behind_the_marker(ask):
     lines = [line for line in ask(torch())["stdout"].splitlines() if line.startswith(verification.MARKER)]
     assert len(lines) == 1 and json.loads(lines[0].partition(" ")[2])
+
+
+class Number:
+    """A tensor of paper: one number that stands for all of them."""
+
+    def __init__(self, value=0.0):
+        self.value = value
+
+    def __mul__(self, factor):
+        return Number(self.value * factor)
+
+    def __sub__(self, other):
+        return Number(self.value - (other.value if isinstance(other, Number) else other))
+
+    def __le__(self, bound):
+        return Number(self.value <= bound)
+
+    def __invert__(self):
+        return Number(not self.value)
+
+    def __float__(self):
+        return float(self.value)
+
+    def __int__(self):
+        return int(self.value)
+
+    def to(self, device):
+        moved = Number(self.value)
+        moved.device = device
+        return moved
+
+    def abs(self):
+        return Number(abs(self.value))
+
+    def max(self):
+        return self
+
+    def sum(self):
+        return self
+
+
+def computing(products):
+    """A torch with two GPUs that computes as told, by device and turn."""
+    module = torch(gpus=(A100, A100))
+    turns: dict[str, int] = {}
+
+    def matmul(a, _b, out=None):
+        turn = turns[a.device] = turns.get(a.device, -1) + 1
+        value = products(a.device, turn)
+        if isinstance(value, Exception):
+            raise value
+        time.sleep(0.001)
+        result = Number() if out is None else out
+        result.value = value
+        return result
+
+    module.matmul = matmul
+    module.rand = lambda *_size, **_how: Number(1.0)
+    module.empty_like = lambda _other: Number()
+    module.Generator = lambda: types.SimpleNamespace(manual_seed=lambda _seed: None)
+    return module
+
+
+def loaded(monkeypatch, capsys, module):
+    monkeypatch.setitem(sys.modules, "torch", module)
+    words = ["--level", "stress", "--seconds", "0.1", "--memory-mib", "81920"]
+    monkeypatch.setattr(sys, "argv", ["-", *words])
+    runpy.run_path(str(PROBE), run_name="__main__")
+    return json.loads(capsys.readouterr().out.splitlines()[-1].partition(" ")[2])["stress"]["gpus"]
+
+
+def test_load_keeps_every_gpu_busy_and_compares(monkeypatch, capsys):
+    first, second = loaded(monkeypatch, capsys, computing(lambda _device, _turn: 7.0))
+    assert (first["device"], second["device"], first["name"]) == ("cuda:0", "cuda:1", A100[0])
+    for row in (first, second):
+        assert row["error"] is None and row["wrong"] == 0
+        assert row["iterations"] >= 4 and row["tflops"] > 0
+
+
+@pytest.mark.parametrize("wrong", [7.5, float("nan")])
+def test_gpu_that_computes_another_result_is_found(monkeypatch, capsys, wrong):
+    sick = computing(lambda device, turn: wrong if (device, turn) == ("cuda:1", 5) else 7.0)
+    first, second = loaded(monkeypatch, capsys, sick)
+    assert first["error"] is None and second["wrong"] == 1
+
+
+def test_gpu_that_fails_under_load_says_why(monkeypatch, capsys):
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    broken = computing(lambda device, turn: error if (device, turn) == ("cuda:0", 3) else 7.0)
+    first, second = loaded(monkeypatch, capsys, broken)
+    assert first["error"] == f"RuntimeError: {error}" and second["error"] is None
