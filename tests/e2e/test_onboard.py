@@ -36,10 +36,13 @@ rm -f /etc/sudoers.d/ansible /etc/ssh/gpulab_authorized_keys
 useradd --create-home --shell /bin/bash dc
 chpasswd
 echo 'dc ALL=(ALL:ALL) ALL' > /etc/sudoers.d/50-datacentre
-printf 'PasswordAuthentication yes\\nAuthorizedKeysFile .ssh/authorized_keys\\n' >
-/etc/ssh/sshd_config.d/05-datacentre.conf
+cat > /etc/ssh/sshd_config.d/05-datacentre.conf <<END
+PasswordAuthentication yes
+AuthorizedKeysFile .ssh/authorized_keys
+END
 systemctl reload ssh.service
 """
+QUESTION = r"\[yes, names of nodes, or no\]"
 INVENTORY = """\
 # The site's nodes. Whoever adds one tells the others.
 all:
@@ -92,8 +95,8 @@ class Site:
     def papers(self, *names: str, **changes: str) -> Path:
         """The data centre's list of some nodes."""
         path = self.folder / "papers.csv"
-        columns = ("name", "address", "port", "host_key", "bootstrap_user", "bootstrap_password")
-        columns += ("var:framework_image_registry_mirror",)
+        columns = ["name", "address", "port", "host_key", "bootstrap_user", "bootstrap_password"]
+        columns += ["var:framework_image_registry_mirror"]
         small = "gpulab-registry:5000/standin"
         with path.open("w", encoding="utf-8", newline="") as sink:
             table = csv.DictWriter(sink, columns)
@@ -149,35 +152,38 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     subprocess.run([sys.executable, ROOT / "molecule/shared/standin_image.py"], check=True)
     gpus = {"good": "a100", "faulty": "a100", "bare": ""}
     made = up_all([{"name": f"e2e-{name}-{OURS}", "gpus": models} for name, models in gpus.items()])
-    nodes = dict(zip(gpus, made, strict=True))
-    password = f"Dc-{secrets.token_urlsafe(12)}"
-    folder = tmp_path_factory.mktemp("onboard")
-    for node in made:
-        node.sh(HANDED_OVER, stdin=f"{USER}:{password}\n")
-    nodes["faulty"].fault("mig_without_instances=true")
-    (folder / "site" / "group_vars").mkdir(parents=True)
-    (folder / "site" / "hosts.yml").write_text(INVENTORY, encoding="utf-8")
-    key = folder / "site" / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    try:
+        with silence() as mute:
+            folder = tmp_path_factory.mktemp("onboard")
+            yield handed_over(
+                Site(folder, dict(zip(gpus, made, strict=True)), secrets.token_urlsafe(12), mute)
+            )
+    finally:
+        down_all(made)
+
+
+def handed_over(site: Site) -> Site:
+    """The nodes as the data centre leaves them, and a site that knows nothing of them yet."""
+    for node in site.nodes.values():
+        node.sh(HANDED_OVER, stdin=f"{USER}:{site.password}\n")
+    site.nodes["faulty"].fault("mig_without_instances=true")
+    folder = site.inventory.parent
+    (folder / "group_vars").mkdir(parents=True)
+    site.inventory.write_text(INVENTORY, encoding="utf-8")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], check=True)
     options = {
-        "UserKnownHostsFile": folder / "site" / "known_hosts",
+        "UserKnownHostsFile": site.known_hosts,
         "GlobalKnownHostsFile": "/dev/null",
         "IdentitiesOnly": "yes",
     }
-    (folder / "site" / "group_vars" / "gpu_nodes.json").write_text(
-        json.dumps(
-            {
-                "ansible_ssh_private_key_file": str(key),
-                "ansible_ssh_common_args": " ".join(f"-o {name}={value}" for name, value in options.items()),
-                "gpu_acceptance_level": "list",  # the lab's GPUs cannot compute
-                "gpu_acceptance_rounds": 2,
-            }
-        ),
-        encoding="utf-8",
-    )
-    with silence() as mute:
-        yield Site(folder, nodes, password, mute)
-    down_all(made)
+    variables = {
+        "ansible_ssh_private_key_file": str(folder / "key"),
+        "ansible_ssh_common_args": " ".join(f"-o {name}={value}" for name, value in options.items()),
+        "gpu_acceptance_level": "list",  # the lab's GPUs cannot compute
+        "gpu_acceptance_rounds": 2,
+    }
+    (folder / "group_vars" / "gpu_nodes.json").write_text(json.dumps(variables), encoding="utf-8")
+    return site
 
 
 @contextlib.contextmanager
@@ -226,6 +232,7 @@ REFUSED: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         ("shows another host key", "SHA256:" + 43 * "A", "Nothing was told to it"),
     ),
     "password_that_is_wrong": ("", {"bootstrap_password": "wrong"}, ("refuses the password of dc",)),
+    "password_that_has_expired": ("chage --lastday 0 dc", {}, ("the password of dc has expired",)),
     "user_that_may_not_become_root": (
         "rm /etc/sudoers.d/50-datacentre",
         {},
@@ -244,7 +251,7 @@ REFUSED: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
 def test_node_that_cannot_be_onboarded_is_refused_before_any_change(site: Site, name: str) -> None:
     preparation, papers, words = REFUSED[name]
     node, inventory = site.nodes["bare"], site.inventory.read_bytes()
-    kept = "/etc/sudoers.d/50-datacentre /usr/lib/os-release"
+    kept = "/etc/shadow /etc/sudoers.d/50-datacentre /usr/lib/os-release"
     node.sh(f"mkdir -p /root/kept && cp -a --parents {kept} /root/kept; {preparation}")
     before = node.fingerprint()
     try:
@@ -275,9 +282,9 @@ def test_inventory_that_cannot_be_parsed_is_not_touched(site: Site) -> None:
 
 
 def test_plan_is_shown_and_nothing_is_provisioned_without_approval(site: Site) -> None:
-    """No terminal here, so nobody can be asked; the access is set up, as the next run finds."""
+    """Somebody says no; the access is set up already, as the next run finds."""
     with overheard(site.password) as found:
-        run = site.onboard("good", approve=False)
+        run = site.onboard("good", approve=False, answers={QUESTION: "no"})
     assert found == []
     assert run.rc != 0
     assert "was not approved" in error(run, "good")

@@ -109,10 +109,12 @@ def play(
     arguments: str = "",
     environ: dict[str, str] | None = None,
     cut_off_after: int | None = None,
+    answers: dict[str, str] | None = None,
     timeout: int = 1800,
 ) -> Run:
     """One run of a playbook of this repository; its traces are kept in a folder of its own in ``folder``.
 
+    ``answers``: what is typed at the terminal once a line like this (a regular expression) asks for it.
     ``cut_off_after``: after so many tasks that changed something, ansible-playbook is killed.
     """
     own = Path(tempfile.mkdtemp(prefix=f"{Path(playbook).stem}-", dir=folder))
@@ -132,6 +134,7 @@ def play(
         cmdline=" ".join(words),
         quiet=True,
         suppress_env_files=True,
+        passwords=answers or {},
         timeout=timeout,
     )
     wanted = environment(own / "report", environ)

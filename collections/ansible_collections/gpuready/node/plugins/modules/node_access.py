@@ -27,7 +27,7 @@ options:
     description:
       - Its public keys, as lines or as absolute paths of files on the controller; whatever gpuready wrote
         before is
-        replaced. Required for V(granted).
+        replaced.
     type: list
     elements: str
     default: []
@@ -37,6 +37,10 @@ options:
     type: list
     elements: str
     default: []
+  private_key_file:
+    description:
+      - The private key on the controller whose public half counts where O(authorized_keys) is empty.
+    type: path
   former_lines:
     description: RV(keys_before) of an earlier task, put back as they are instead of O(authorized_keys).
     type: list
