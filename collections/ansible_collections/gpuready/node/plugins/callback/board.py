@@ -134,7 +134,7 @@ class Live:
             self._replace(name, self._stepping_aside)
         setattr(self.display, board_channel.LIVE, True)
         # A process of a task has the board's memory and must not draw it; but it knows that there is one.
-        os.register_at_fork(after_in_child=self._leave)
+        os.register_at_fork(after_in_child=self._give_back)
         atexit.register(self.close)
         signal.signal(signal.SIGCONT, self.screen.lose)
         self._thread.start()
@@ -146,7 +146,7 @@ class Live:
         self._over.set()
         with self.display._lock:
             self.screen.erase()
-            self._leave()
+            self._give_back()
             self.display.__dict__.pop(board_channel.LIVE, None)
             self.board.ended = self.board.ended or "interrupted"
             lines = self.lines(final=True)
@@ -154,8 +154,8 @@ class Live:
                 self.screen.stream.write("".join(f"{line}\n" for line in lines))
                 self.screen.stream.flush()
 
-    def _leave(self) -> None:
-        self._over.set()
+    def _give_back(self) -> None:
+        """Ansible's display as it was. Touches no lock: in a new process, nobody would ever let go of it."""
         for name in self._replaced:
             self.display.__dict__.pop(name, None)
         self._replaced = []

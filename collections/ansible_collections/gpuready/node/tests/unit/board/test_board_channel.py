@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -183,3 +184,34 @@ def test_bytes_come_from_the_nodes_file_to_the_terminal(terminal):
     )
     assert seen.ever(r"≈ \d+ s left")
     assert board_channel.MARK not in seen.text
+
+
+def test_process_of_a_task_waits_for_no_lock_of_the_board(monkeypatch):
+    """Ansible forks at any time; a lock that the board's thread holds then stays locked in the new process."""
+    from ansible_collections.gpuready.node.plugins.callback import board as callback
+    from ansible_collections.gpuready.node.plugins.module_utils.board import Board
+
+    display = Display()
+    before = dict(display.__dict__)
+    live = callback.Live(display, Board("site.yml", 0.0))
+    monkeypatch.setattr(callback.atexit, "register", lambda _function: None)
+    monkeypatch.setattr(callback.signal, "signal", lambda *_arguments: None)
+    hooks = []
+    monkeypatch.setattr(
+        callback.os, "register_at_fork", lambda **given: hooks.append(given["after_in_child"])
+    )
+    monkeypatch.setattr(live._thread, "start", lambda: None)
+    live.start()
+    try:
+        assert display.display is not before.get("display") and board_channel.is_live()
+        with live.lock, live._over._cond:
+            (hook,) = hooks
+            done = threading.Thread(target=hook, daemon=True)
+            done.start()
+            done.join(5)
+            assert not done.is_alive()
+        # What writes is Ansible's own again, and it is known that somebody looks.
+        assert "display" not in display.__dict__ and "prompt_until" not in display.__dict__
+        assert board_channel.is_live()
+    finally:
+        display.__dict__.pop(board_channel.LIVE, None)
