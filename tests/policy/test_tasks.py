@@ -42,7 +42,7 @@ READ_ONLY = (
 # Modules that know nothing of a change, for which the keyword says it.
 WITHOUT_CHANGE = {
     f"ansible.builtin.{action}"
-    for action in ("async_status", "include_role", "include_tasks", "slurp", "stat", "wait_for")
+    for action in ("async_status", "group_by", "include_role", "include_tasks", "slurp", "stat", "wait_for")
 }
 
 # Ansible's own variables: all but injected facts.
