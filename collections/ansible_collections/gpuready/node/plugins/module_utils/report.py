@@ -2,16 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run leaves behind: one document per node, one for the fleet, and the table people read.
 
-Pure but for ``write_run`` and ``load_latest``; used on the controller only. Input is what the tasks of a
+Pure but for what reads and writes a run's folder; used on the controller only. Input is what the tasks of a
 run returned (``gpu_stack``, ``plan``, ``verification``); output is plain JSON types and text.
+
+``python -m gpuready.report FOLDER`` makes the files of a run anew from its JSON documents, and
+``python -m gpuready.report FOLDER FOLDER ... --into ARTIFACTS`` makes one run of several.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import textwrap
 import unicodedata
@@ -443,6 +448,17 @@ def drift(record: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def layer_state(layer: Any) -> str:
+    """A layer's ``state``; of a document that is older than this word, what it would have been."""
+    said = _dig(layer, "state")
+    if said in ("ok", "bad", "todo", "unknown"):
+        return str(said)
+    ok = _dig(layer, "ok")
+    if ok is False:
+        return "todo" if _dig(layer, "actions") and not _dig(layer, "findings") else "bad"
+    return "ok" if ok is True else "unknown"
+
+
 #: What a diagnosis rests on besides observation, plan and verification.
 DIAGNOSIS_FACTS = ("container", "framework", "platform", "probes")
 
@@ -689,7 +705,7 @@ def _named(node: dict[str, Any]) -> str:
 
 
 def _cell(layer: dict[str, Any], symbols: dict[bool | None, str], pending: str) -> str:
-    symbol = pending if layer["state"] == "todo" else symbols[layer["ok"]]
+    symbol = pending if layer_state(layer) == "todo" else symbols[layer["ok"]]
     return f"{symbol} {layer['version'] or ''}".rstrip()
 
 
@@ -896,3 +912,51 @@ def write_run(
         link.unlink(missing_ok=True)
         raise
     return folder
+
+
+# --- by hand ----------------------------------------------------------------------------------------------
+
+
+def rebuild(folder: Path) -> None:
+    """Make the files for people, CI and spreadsheets anew, from the documents that lie in a run's folder."""
+    nodes, fleet = load_run(folder)
+    if not (folder / "report.txt").exists():
+        _write_atomically(folder / "report.txt", report_text(nodes, fleet))
+    write_formats(folder, nodes, fleet)
+
+
+def join_runs(folders: list[Path], into: Path, *, run: str | None = None) -> Path:
+    """Make one run of several, below ``into``. Returns its folder."""
+    nodes, fleet = merge(folders, run=run)
+    text = report_text(nodes, fleet)
+    return write_run(into, fleet["run"], nodes, fleet, text, acceptances=load_acceptances(folders))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """See the module's documentation."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gpuready.report",
+        description="Make a run's files anew from its JSON documents, or one run of several.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's folder")
+    parser.add_argument(
+        "--into", type=Path, metavar="ARTIFACTS", help="where the one run of several is written"
+    )
+    parser.add_argument("--run", help="what it is to be called")
+    given = parser.parse_args(arguments)
+    if given.into is None and len(given.folders) > 1:
+        parser.error("several folders: say with --into where the one run is to be written")
+    try:
+        if given.into is None:
+            rebuild(given.folders[0])
+            print(given.folders[0] / "report.html")
+        else:
+            print(join_runs(given.folders, given.into, run=given.run) / "report.html")
+    except (OSError, ValueError) as error:
+        print(f"gpuready.report: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,8 +13,8 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from typing import Any
 
-from .report import BAD_STATUSES, LAYERS
-from .report_view import complaints, get, layer_tone, mapping, number, roots, rows, text, words
+from .report import BAD_STATUSES, LAYERS, layer_state
+from .report_view import complaints, get, mapping, number, roots, rows, text, words
 
 #: The layer that a stage works on.
 LAYER_OF_STAGE = {
@@ -64,7 +64,7 @@ def _suite(node: dict[str, Any], fleet: dict[str, Any]) -> ElementTree.Element:
     seconds = dict.fromkeys(LAYERS, 0.0)
     for row in rows(node.get("timings")):
         seconds[LAYER_OF_STAGE.get(text(row.get("stage")), "host")] += number(row.get("seconds"))
-    tones = {layer: layer_tone(get(node, "layers", layer)) for layer in LAYERS}
+    tones = {layer: layer_state(get(node, "layers", layer)) for layer in LAYERS}
     guilty = _guilty(node, tones)
     counts: Counter[str] = Counter()
     suite = ElementTree.Element("testsuite")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from .report import BAD_STATUSES, LAYERS, file_names
+from .report import BAD_STATUSES, LAYERS, file_names, layer_state
 from .report_markup import Markup, bar, join, mark, pill, query, tag
 from .report_view import (
     SEVERITY,
@@ -18,7 +18,6 @@ from .report_view import (
     count,
     fields_of,
     get,
-    layer_tone,
     mapping,
     natural,
     number,
@@ -31,6 +30,7 @@ from .report_view import (
     told,
     words,
 )
+from .stages import OTHER
 
 
 def toolbar(nodes: list[dict[str, Any]]) -> Markup:
@@ -83,7 +83,7 @@ def toolbar(nodes: list[dict[str, Any]]) -> Markup:
 def layer_cell(node: dict[str, Any], layer: str) -> Markup:
     """What a layer of a node is."""
     known = get(node, "layers", layer)
-    tone = layer_tone(known)
+    tone = layer_state(known)
     detail = text(get(known, "detail"))
     warned = words(get(known, "warnings"))
     version = text(get(known, "version"))
@@ -265,7 +265,8 @@ def wrong_part(node: dict[str, Any]) -> Markup | None:
     """Error, causes, conflicts and findings."""
     parts: list[Any] = []
     if node.get("error"):
-        stage = f" (in {text(node.get('error_stage'))})" if node.get("error_stage") else ""
+        stage = text(node.get("error_stage"))
+        stage = f" (in {stage})" if stage and stage != OTHER else ""
         parts.append(tag("div", tag("span", f"said{stage}", class_="label"), tag("pre", text(node["error"]))))
     named = roots(node) if node.get("status") in BAD_STATUSES else []
     parts += [cause_part(cause) for cause in named]

@@ -8,7 +8,7 @@ import statistics
 from collections import Counter
 from typing import Any
 
-from .report import BAD_STATUSES, LAYERS, STATUSES, version_order
+from .report import BAD_STATUSES, LAYERS, STATUSES, layer_state, version_order
 from .report_markup import Markup, bar, chooser, hosts_of, join, mark, panel, query, tag
 from .report_view import (
     SPREADS,
@@ -18,7 +18,6 @@ from .report_view import (
     complaints,
     count,
     get,
-    layer_tone,
     number,
     rows,
     spent,
@@ -39,12 +38,13 @@ def verdict(nodes: list[dict[str, Any]], fleet: dict[str, Any]) -> Markup:
         1 for node in nodes if node.get("status") == "planned" and rows(get(node, "plan", "actions"))
     )
     missing = len(words(fleet.get("not_run")))
-    good, many = len(nodes) - bad, count(len(nodes), "node")
+    good, many = len(nodes) - bad - waiting, count(len(nodes), "node")
     if not nodes:
         said, tone = "The run came to no node.", "unknown"
     elif bad:
-        rest = f", {good} {'is' if good == 1 else 'are'}" if good else ""
-        said, tone = f"{bad} of {many} {'is' if bad == 1 else 'are'} not as asked for{rest}.", "bad"
+        said, tone = f"{bad} of {many} {'is' if bad == 1 else 'are'} not as asked for", "bad"
+        said += f", {good} {'is' if good == 1 else 'are'}" if good else ""
+        said += f"; {waiting} {'is' if waiting == 1 else 'are'} still to be changed." if waiting else "."
     elif waiting:
         said, tone = f"{waiting} of {many} would be changed.", "todo"
     else:
@@ -116,7 +116,7 @@ def fleet_map(ordered: list[dict[str, Any]]) -> Markup:
     cells = []
     for index, node in enumerate(ordered):
         status = text(node.get("status"))
-        tones = [layer_tone(get(node, "layers", layer)) for layer in LAYERS]
+        tones = [layer_state(get(node, "layers", layer)) for layer in LAYERS]
         cells.append(
             tag(
                 "a",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .report import BAD_STATUSES, LAYERS, NO_DRIVER
+from .report import BAD_STATUSES, LAYERS, NO_DRIVER, layer_state
 
 #: How bad a status is: what needs somebody comes first.
 SEVERITY = (
@@ -112,12 +112,6 @@ def natural(value: Any) -> list[tuple[int, str]]:
     ]
 
 
-def layer_tone(layer: Any) -> str:
-    """``ok``, ``bad``, ``todo`` (only the plan is not done) or ``unknown``."""
-    state = text(get(layer, "state"))
-    return state if state in WORDS else "unknown"
-
-
 def seconds_of(node: dict[str, Any]) -> float:
     """How long the run worked on the node."""
     return sum(number(row.get("seconds")) for row in rows(node.get("timings")))
@@ -153,6 +147,27 @@ def roots(node: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows(get(node, "diagnosis", "causes")) if row.get("standing") == "root"]
 
 
+#: What differs between nodes to which the same has happened.
+_NUMBERS = re.compile(r"\b(process|pid|port)( |=)\d+|0x[0-9a-f]+", re.I)
+#: The line of a program's output that says what it was.
+_REASON = re.compile(r"^\s*(?:E:|error:|fatal:|\w*Error:)", re.I)
+
+
+def _key(kind: str, line: str) -> str:
+    said = _NUMBERS.sub(r"\1 #", line)
+    return f"{kind}-{hashlib.sha256(said.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def _first_words(node: dict[str, Any]) -> str:
+    """What an error begins with and, where it quotes a program, that program's reason."""
+    lines = text(node.get("error")).strip().splitlines() or ["no message was given"]
+    said = " ".join([lines[0], *[line.strip() for line in lines[1:] if _REASON.match(line)][:1]])
+    # The same of every node, but for its name and its address.
+    for own in (text(node.get("host")), text(node.get("address"))):
+        said = said.replace(own, "\N{HORIZONTAL ELLIPSIS}") if len(own) > 2 else said
+    return said
+
+
 def complaints(node: dict[str, Any]) -> list[dict[str, Any]]:
     """What is wrong with a node, for lists over many: ``[{key, layer, title, fix}]``."""
     if node.get("status") not in BAD_STATUSES:
@@ -180,12 +195,20 @@ def complaints(node: dict[str, Any]) -> list[dict[str, Any]]:
         reason = text(get(node, "plan", "reboot", "reason")) or "see the plan"
         found = [{"key": "reboot", "layer": "host", "title": f"a reboot is needed: {reason}", "fix": []}]
     if not found:
-        line = (text(node.get("error")).strip().splitlines() or ["no message was given"])[0]
-        # The same of every node, but for its name and its address.
-        for own in (text(node.get("host")), text(node.get("address"))):
-            line = line.replace(own, "\N{HORIZONTAL ELLIPSIS}") if len(own) > 2 else line
-        key = f"error-{hashlib.sha256(line.encode(errors='replace')).hexdigest()[:8]}"
-        found = [{"key": key, "layer": None, "title": line[:300], "fix": []}]
+        found = [
+            {
+                "key": text(finding.get("cause")) or _key("finding", text(finding.get("finding"))),
+                "layer": finding.get("layer"),
+                "title": text(finding.get("finding")),
+                "fix": words(finding.get("fix")),
+            }
+            for verification in rows(node.get("verification"))
+            if not verification.get("ok")
+            for finding in rows(verification.get("findings"))
+        ]
+    if not found:
+        line = _first_words(node)
+        found = [{"key": _key("error", line), "layer": None, "title": line[:300], "fix": []}]
     return found
 
 
@@ -227,7 +250,7 @@ def fields_of(node: dict[str, Any]) -> dict[str, Any]:
         **{what: [version_of(node, what) or ""] for what, _title in SPREADS},
         # The field `host` is a node's name, and where a tone is looked for, its first layer.
         **{
-            "host_layer" if layer == "host" else layer: [layer_tone(get(node, "layers", layer))]
+            "host_layer" if layer == "host" else layer: [layer_state(get(node, "layers", layer))]
             for layer in LAYERS
         },
     }

@@ -155,6 +155,18 @@ def test_stages_are_timed_and_nodes_are_located(project):
     assert run.fleet["drift"] == [] and run.fleet["not_run"] == []
 
 
+def test_report_is_printed_again_and_its_files_are_made_anew(project):
+    project.observe("n1", with_driver("580.95.05"))
+    run = play(project, OBSERVE, PROBE)
+    page = run.artifacts / "latest" / "report.html"
+    page.write_text("an old one")
+    again = project.play("playbooks/report.yml")
+    assert again.rc == 0 and "VERIFIED (simulated)" in again.text and page.read_text() == "an old one"
+    again = project.play("playbooks/report.yml", "-e", "rebuild=true")
+    assert again.rc == 0, again.text
+    assert "The one node is as asked for." in page.read_text()
+
+
 def test_batches_that_never_came_are_named(project):
     project.inventory({"n1": {}, "n2": {}, "n3": {}}, gpuready_simulated=True)
     for host in ("n1", "n2", "n3"):

@@ -405,6 +405,18 @@ def test_table_becomes_blocks_on_a_narrow_terminal():
     assert max(len(line) for line in lines) <= 60
 
 
+def test_a_document_from_before_states_is_read_as_it_was_meant():
+    rows = [
+        ({"ok": True}, "ok"),
+        ({"ok": None}, "unknown"),
+        ({"ok": False, "actions": ["driver.install"], "findings": []}, "todo"),
+        ({"ok": False, "actions": ["driver.load"], "findings": ["x"]}, "bad"),
+        ({"ok": False, "state": "bad", "actions": ["driver.load"], "findings": []}, "bad"),
+        (None, "unknown"),
+    ]
+    assert [report.layer_state(layer) for layer, _state in rows] == [state for _layer, state in rows]
+
+
 def test_pending_layer_has_its_own_mark():
     node = report.node_document(
         record(plan=plan("changes", [action("driver.install", "host")])), "r", planning=True
@@ -579,6 +591,26 @@ def test_node_in_two_slices_is_as_the_later_one_found_it(tmp_path: Path):
         ("z", "unreachable", "both"),
     ]
     assert fleet["totals"] == {"verified": 1, "unreachable": 1} and fleet["run"] == "both"
+
+
+def test_files_are_made_anew_and_runs_are_joined_by_hand(tmp_path: Path, capsys):
+    good = record(verification=[verification()])
+    one = slice_of(tmp_path / "1", "r1", {"a": good}, started="1", finished="1")
+    two = slice_of(tmp_path / "2", "r2", {"b": good}, started="2", finished="2")
+    written = (one / "report.html").read_text()
+    for name in ("report.html", "junit.xml", "fleet.csv"):
+        (one / name).unlink()
+    assert report.main([str(one)]) == 0
+    assert (one / "report.html").read_text() == written
+    assert (one / "junit.xml").exists() and (one / "fleet.csv").exists()
+    assert report.main([str(one), str(two), "--into", str(tmp_path / "all"), "--run", "both"]) == 0
+    joined = tmp_path / "all" / "both"
+    assert capsys.readouterr().out.splitlines() == [f"{one}/report.html", f"{joined}/report.html"]
+    assert [node["host"] for node in report.load_run(joined)[0]] == ["a", "b"]
+    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(one), str(two)])
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99}'])

@@ -139,11 +139,15 @@ def test_the_worst_come_first() -> None:
         (2, {"status": "planned", "plan": {"actions": []}}, "All 2 nodes are as asked for."),
         (2, {"status": "planned", "plan": {"actions": [{"id": "x"}]}}, "2 of 2 nodes would be changed."),
         (1, {"status": "failed"}, "1 of 1 node is not as asked for."),
+        (0, {"not_run": ["n9"]}, "The run came to no node. The run stopped before it came to 1 node."),
     ],
 )
 def test_the_verdict_is_one_sentence(count: int, change: dict[str, Any], said: str) -> None:
+    missing = change.pop("not_run", ())
     nodes = [{**node, **change} for node in NODES[:count]]
-    fleet = report.fleet_document(nodes, run="r", playbook="p", started="", finished="", seconds=0)
+    fleet = report.fleet_document(
+        nodes, run="r", playbook="p", started="", finished="", seconds=0, not_run=missing
+    )
     assert said in checked(report_html.render(nodes, fleet)).text
 
 
@@ -172,6 +176,30 @@ def test_a_document_of_another_shape_breaks_no_page(data: st.DataObject) -> None
     for key in data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=6)):
         node[key] = data.draw(junk)
     checked(report_html.render([node], FLEET))
+
+
+def test_the_verdict_of_a_run_that_stopped_tells_what_was_left() -> None:
+    bad = next(node for node in NODES if node["status"] == "failed")
+    good = next(node for node in NODES if node["status"] == "verified")
+    waiting = {**good, "status": "planned", "plan": {"actions": [{"id": "driver.install"}]}}
+    nodes = [{**node, "host": f"n{n}"} for n, node in enumerate([bad, good, waiting, waiting])]
+    fleet = report.fleet_document(nodes, run="r", playbook="p", started="", finished="", seconds=0)
+    said = "1 of 4 nodes is not as asked for, 1 is; 2 are still to be changed."
+    assert said in checked(report_html.render(nodes, fleet)).text
+
+
+def test_the_same_failure_of_several_nodes_is_one_complaint() -> None:
+    def keys(host: str, error: str) -> list[tuple[str, str]]:
+        node = {"host": host, "address": f"10.0.0.{len(host)}", "status": "failed", "error": error}
+        return [(row["key"], row["title"]) for row in report_view.complaints(node)]
+
+    said = "Install: apt-get failed with 100\nReading...\nE: Could not get lock. It is held by process {}"
+    one, other = keys("gpu1", said.format(812)), keys("gpu02", said.format(4711))
+    assert one[0][0] == other[0][0]
+    assert one[0][1] == "Install: apt-get failed with 100 E: Could not get lock. It is held by process 812"
+    lost = [keys(host, f"{host}: no route to host") for host in ("gpu1", "gpu2")]
+    assert lost[0] == lost[1]
+    assert keys("gpu1", "another") != one
 
 
 def test_links_lead_to_the_nodes_files_even_if_names_collide(tmp_path) -> None:
