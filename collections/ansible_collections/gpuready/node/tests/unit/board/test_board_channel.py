@@ -187,7 +187,7 @@ def test_bytes_come_from_the_nodes_file_to_the_terminal(terminal):
 
 
 def test_process_of_a_task_waits_for_no_lock_of_the_board(monkeypatch):
-    """Ansible forks at any time; a lock that the board's thread holds then stays locked in the new process."""
+    """Ansible forks at any time; a lock that the board's thread holds then stays locked in the new one."""
     from ansible_collections.gpuready.node.plugins.callback import board as callback
     from ansible_collections.gpuready.node.plugins.module_utils.board import Board
 
