@@ -163,17 +163,24 @@ class _Editor:
         self.inventory = read(text)
 
     def step(self, act: Callable[[], None], meant: Any, emptied: Place | None = None) -> None:
-        try:
-            act()
-            found = read(self.text.text)
-        except (yaml.YAMLError, InventoryError) as error:
-            told = isinstance(error, InventoryError) and "cannot be parsed" not in str(error)
-            raise error if told else InventoryError(UNUSUAL) from None
-        if emptied and not get(meant, emptied) and get(found.data, emptied) in (None, {}):
-            meant = put(meant, emptied, get(found.data, emptied))
-        if not same(found.data, meant):
-            raise InventoryError(UNUSUAL)
-        self.inventory = found
+        before = self.text.text
+        for greedy in (False, True):
+            self.text.text, self.text.greedy = before, greedy
+            try:
+                act()
+                found = read(self.text.text)
+            except (yaml.YAMLError, InventoryError) as error:
+                if isinstance(error, InventoryError) and "cannot be parsed" not in str(error):
+                    raise
+                continue
+            finally:
+                self.text.greedy = False
+            if emptied and not get(meant, emptied) and get(found.data, emptied) in (None, {}):
+                meant = put(meant, emptied, get(found.data, emptied))
+            if same(found.data, meant):
+                self.inventory = found
+                return
+        raise InventoryError(UNUSUAL)
 
     def set(self, path: Place, value: Any) -> None:
         self.step(lambda: self.text.set(path, value), put(self.inventory.data, path, plain(value)))

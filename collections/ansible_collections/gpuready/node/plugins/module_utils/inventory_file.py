@@ -18,7 +18,7 @@ from pathlib import Path
 from .inventory_edit import Edit, InventoryError, read
 
 #: How long somebody else may hold the file.
-LOCK_SECONDS = 60.0
+LOCK_SECONDS = 300.0
 YAML_ENDINGS = (".yml", ".yaml", ".json")
 # Ansible's own list, and where the acceptance records lie.
 _NO_SOURCE = re.compile(r"^\.|^(?:host_vars|group_vars|vars_plugins|acceptance)$|~$")

@@ -34,7 +34,7 @@ class Opaque:
     value: Any
 
 
-class Loader(yaml.SafeLoader):
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """PyYAML, which Ansible reads with, and the tags that Ansible adds."""
 
 
@@ -139,7 +139,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.events = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.events = yaml.parse(text, Loader=Loader)
 
     def root(self) -> Node | None:
         found = None
@@ -313,6 +313,8 @@ class Text:
         self.text = text
         found = re.search("\r\n|\n", text)
         self.newline = found.group() if found else "\n"
+        #: Whether blank lines behind an entry count as the entry's own. A text that keeps them (`|+`) wants it so.
+        self.greedy = False
 
     def tree(self) -> Node | None:
         return _Reader(self.text).root()
@@ -390,7 +392,16 @@ class Text:
             self.append_in_flow(mapping, key, value)
             return
         column = self.column(mapping)
-        self.insert(boundary(self.text, mapping.end, column), lines_of(Block({key: value}), step), column)
+        self.insert(self.boundary(mapping.end, column), lines_of(Block({key: value}), step), column)
+
+    def boundary(self, end: int, column: int) -> int:
+        """The line behind an entry."""
+        here = boundary(self.text, end, column)
+        while (
+            self.greedy and here < len(self.text) and not self.text[here : line_end(self.text, here)].strip()
+        ):
+            here = next_line(self.text, here)
+        return here
 
     def column(self, mapping: Node) -> int:
         """Where the keys of a block mapping begin, or the question marks before them."""
@@ -430,7 +441,7 @@ class Text:
             if not self.nothing(old):
                 raise SpliceError(f"line {key.line + 1}: {key.value} is no mapping; write it out as one")
             self.splice(colon, old.end, "")
-            self.insert(boundary(self.text, colon, self.column(mapping)), lines, indent)
+            self.insert(self.boundary(colon, self.column(mapping)), lines, indent)
             return
         new = "" if value is None else f" {inline(plain(value))}"
         if old.kind in ("map", "seq") and not old.flow:
@@ -510,7 +521,7 @@ class Text:
             raise SpliceError(
                 f"line {key.line + 1}: {key.value} does not begin its line; write it so by hand"
             )
-        return start, boundary(self.text, max(key.end, value.end), key.column)
+        return start, self.boundary(max(key.end, value.end), key.column)
 
     def raw(self, path: Place, data: Any) -> Any:
         """An entry to be put elsewhere, as it is written where it can be."""

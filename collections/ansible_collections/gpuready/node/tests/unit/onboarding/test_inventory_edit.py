@@ -322,3 +322,13 @@ def test_group_elsewhere_is_joined_and_never_left():
     edited = edit(SITE, name="new", groups=["a100", "racks"])
     assert edited.groups == ["a100", "racks"]
     assert edit(edited.text, name="new", groups=["gpu_quarantine"]).groups == ["racks", "gpu_quarantine"]
+
+
+def test_text_that_keeps_its_blank_lines_takes_none_of_its_neighbours():
+    keeps = "gpu_nodes:\n  hosts:\n    a:\n      t: |+\n        text\n    b:\n\n\nracks:\n\n# the end\n"
+    gone = edit(keeps, name="b", state="absent")
+    assert gone.text == "gpu_nodes:\n  hosts:\n    a:\n      t: |+\n        text\nracks:\n\n# the end\n"
+    moved = edit(keeps, name="a", groups=["gpu_quarantine"])
+    assert moved.variables == {"t": "text\n"} and moved.text.endswith(
+        "      t: |+\n        text\n# the end\n"
+    )

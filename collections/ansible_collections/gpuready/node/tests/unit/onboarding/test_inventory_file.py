@@ -70,7 +70,7 @@ def test_link_stays_a_link(file, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a: [", "it cannot be parsed: line 1"),
+        (b"a: [", "it cannot be parsed: line "),
         (b"\xff\xfea: 1\n", "it is not UTF-8 at byte 0"),
         (b"- a\n", "it is no inventory"),
     ],
