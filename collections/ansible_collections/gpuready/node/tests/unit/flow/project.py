@@ -182,7 +182,7 @@ class Project:
             },
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         return Run(done.returncode, done.stdout + done.stderr, self.state, self.root / "artifacts")
