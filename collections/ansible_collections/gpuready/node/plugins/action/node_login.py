@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
             ways.append(Way(wanted["automation_user"], "key", automation=True))
         if wanted["bootstrap"]:
             ways.append(self._bootstrap_way())
-        tried = []
+        tried: list[tuple[str, str]] = []
         for way in ways:
             try:
                 facts = self._enter(way)
@@ -61,8 +61,9 @@ class ActionModule(ActionBase):
                 why = first_contact.refusal(self._place, way, said, key=self._key_of(way))
                 # Where nobody answers, nobody else will be let in either.
                 if way is ways[-1] or first_contact.kind(said) not in ("denied", "expired", "other"):
-                    raise AnsibleActionFail(why) from None
-                tried.append(why)
+                    also = f". Nor does {tried[0][0]} get in with its key" if tried else ""
+                    raise AnsibleActionFail(why + also) from None
+                tried.append((way.user, why))
                 continue
             problem = first_contact.unsuitable(self._place, facts, way)
             if problem is None:
@@ -74,8 +75,8 @@ class ActionModule(ActionBase):
                     return self._result(way, facts, root)
             if way is ways[-1]:
                 raise AnsibleActionFail(problem)
-            tried.append(problem)
-        raise AnsibleActionFail("; ".join(tried))
+            tried.append((way.user, problem))
+        raise AnsibleActionFail(tried[-1][1])
 
     @staticmethod
     def _result(way: Way, facts: dict[str, str], root: str) -> dict[str, Any]:
