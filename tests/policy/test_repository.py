@@ -96,10 +96,16 @@ def test_playbooks_leave_the_work_to_roles() -> None:
             )
         ),
     }
-    # These work on the controller: the request, the inventory, known_hosts.
+    # These work on the controller: the request, the inventory, known_hosts, the reports.
     orchestration |= {
         f"gpuready.node.{word}"
-        for word in ("inventory_host", "onboarding_candidates", "onboarding_proposal", "ssh_host_key")
+        for word in (
+            "inventory_host",
+            "onboarding_candidates",
+            "onboarding_proposal",
+            "run_report",
+            "ssh_host_key",
+        )
     }
     own = [task for task in playbook_tasks() if ROOT / "playbooks" in task.path.parents]
     assert [str(task) for task in own if task.module not in orchestration] == []

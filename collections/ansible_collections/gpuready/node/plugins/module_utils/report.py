@@ -842,14 +842,16 @@ def file_names(hosts: Iterable[str]) -> dict[str, str]:
     }
 
 
-def write_formats(folder: Path, nodes: list[dict[str, Any]], fleet: dict[str, Any]) -> None:
+def formats(nodes: list[dict[str, Any]], fleet: dict[str, Any]) -> dict[str, str]:
     """The run's files for people, for CI and for spreadsheets: made of the documents alone."""
     # They read this module.
     from . import report_csv, report_html, report_junit
 
-    _write_atomically(folder / "junit.xml", report_junit.render(nodes, fleet))
-    _write_atomically(folder / "fleet.csv", report_csv.render(nodes, fleet))
-    _write_atomically(folder / "report.html", report_html.render(nodes, fleet))
+    return {
+        "junit.xml": report_junit.render(nodes, fleet),
+        "fleet.csv": report_csv.render(nodes, fleet),
+        "report.html": report_html.render(nodes, fleet),
+    }
 
 
 #: Where a run's acceptance records lie, in its folder.
@@ -902,7 +904,8 @@ def write_run(
         # As it was signed, byte for byte: its digest is over what it says.
         _write_atomically(path, json.dumps(record, indent=2) + "\n")
         _write_atomically(path.with_suffix(".txt"), readable)
-    write_formats(folder, nodes, fleet)
+    for name, content in formats(nodes, fleet).items():
+        _write_atomically(folder / name, content)
     link = root / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
@@ -917,19 +920,32 @@ def write_run(
 # --- by hand ----------------------------------------------------------------------------------------------
 
 
-def rebuild(folder: Path) -> None:
-    """Make the files for people, CI and spreadsheets anew, from the documents that lie in a run's folder."""
+def rebuild(folder: Path, *, check: bool = False) -> list[str]:
+    """Make the files anew from the documents in a run's folder. Returns the names of those that differed."""
     nodes, fleet = load_run(folder)
+    made = formats(nodes, fleet)
     if not (folder / "report.txt").exists():
-        _write_atomically(folder / "report.txt", report_text(nodes, fleet))
-    write_formats(folder, nodes, fleet)
+        # It alone says more than the documents, where a run only planned or diagnosed.
+        made["report.txt"] = report_text(nodes, fleet)
+    differ = [name for name, content in made.items() if _read(folder / name) != content]
+    for name in () if check else differ:
+        _write_atomically(folder / name, made[name])
+    return sorted(differ)
 
 
-def join_runs(folders: list[Path], into: Path, *, run: str | None = None) -> Path:
-    """Make one run of several, below ``into``. Returns its folder."""
+def _read(path: Path) -> str | None:
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return stream.read()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def join_runs(folders: list[Path], into: Path, *, run: str | None = None, check: bool = False) -> Path | None:
+    """Make one run of several, below ``into``. Returns its folder; none where nothing is to be written."""
     nodes, fleet = merge(folders, run=run)
-    text = report_text(nodes, fleet)
-    return write_run(into, fleet["run"], nodes, fleet, text, acceptances=load_acceptances(folders))
+    text, acceptances = report_text(nodes, fleet), load_acceptances(folders)
+    return None if check else write_run(into, fleet["run"], nodes, fleet, text, acceptances=acceptances)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -951,7 +967,7 @@ def main(arguments: list[str] | None = None) -> int:
             rebuild(given.folders[0])
             print(given.folders[0] / "report.html")
         else:
-            print(join_runs(given.folders, given.into, run=given.run) / "report.html")
+            print(f"{join_runs(given.folders, given.into, run=given.run)}/report.html")
     except (OSError, ValueError) as error:
         print(f"gpuready.report: {error}", file=sys.stderr)
         return 1

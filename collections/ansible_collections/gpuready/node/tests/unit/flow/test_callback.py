@@ -164,7 +164,15 @@ def test_report_is_printed_again_and_its_files_are_made_anew(project):
     assert again.rc == 0 and "VERIFIED (simulated)" in again.text and page.read_text() == "an old one"
     again = project.play("playbooks/report.yml", "-e", "rebuild=true")
     assert again.rc == 0, again.text
-    assert "The one node is as asked for." in page.read_text()
+    assert "The one node is as asked for." in page.read_text() and "changed=1" in again.text
+    again = project.play("playbooks/report.yml", "-e", "rebuild=true")
+    assert again.rc == 0 and "changed=0" in again.text
+    merged = json.dumps({"merge": [str(page.parent.resolve()), str(project.root / "nowhere")]})
+    again = project.play("playbooks/report.yml", "-e", merged)
+    assert again.rc == 2 and f"{project.root}/nowhere/fleet.json" in again.text
+    again = project.play("playbooks/report.yml", "-e", json.dumps({"merge": [str(page.parent.resolve())]}))
+    assert again.rc == 0 and "changed=1" in again.text, again.text
+    assert (run.artifacts / "latest").readlink().name.endswith("-life.2")
 
 
 def test_batches_that_never_came_are_named(project):
