@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from typing import Any
+from unittest import mock
 
 import yaml
+from gpuready import yaml_splice
 from gpuready.inventory_edit import InventoryError, edit, read
 from gpuready.yaml_splice import same
 from hypothesis import assume, event, given, settings
@@ -236,6 +238,27 @@ def test_move_and_removal_leave_everybody_else_alone(text, name, group):
     if "hosts: {" not in text.replace("hosts: {}", ""):
         positions = iter(text.splitlines())
         assert all(line in positions for line in gone.text.splitlines() if line.strip())
+
+
+class Pure(yaml.SafeLoader):
+    """PyYAML without libyaml, as on a machine that has none."""
+
+
+Pure.yaml_constructors = yaml_splice.Loader.yaml_constructors
+Pure.yaml_multi_constructors = yaml_splice.Loader.yaml_multi_constructors
+
+
+@settings(max_examples=40)
+@given(text=inventories(), name=st.sampled_from([*HOSTS, "new-host"]))
+def test_both_parsers_lead_to_the_same_text(text, name):
+    found = []
+    for loader in (yaml_splice.Loader, Pure):
+        with mock.patch.object(yaml_splice, "Loader", loader):
+            try:
+                found.append(edit(text, name=name, groups=["gpu_quarantine"], variables={"x": 1}).text)
+            except InventoryError:
+                found.append("refused")
+    assert found[0] == found[1]
 
 
 @settings(max_examples=80)

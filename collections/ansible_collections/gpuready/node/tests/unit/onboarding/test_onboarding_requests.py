@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from gpuready.hostnames import MOST, HostnameError, expand, names_of
 from gpuready.onboarding import (
@@ -141,6 +143,20 @@ def test_all_that_is_wrong_is_told_at_once_and_the_rest_is_kept():
     text = complaint(good, bad, "node")
     assert text.startswith("node: 2 of 3 nodes cannot be taken, and nothing was changed:\n")
     assert text.count("\n  ") == 2 and text.endswith("or take the other 1 with -e skip_bad_rows=true.")
+
+
+def test_who_is_to_go_must_be_there():
+    site = replace(SITE, existing_only=True)
+    assert taken("gpu0[1:2]", site) == [
+        ("gpu01", "10.0.0.1", None, "member"),
+        ("gpu02", "10.0.0.2", 2222, "quarantine"),
+    ]
+    good, bad = requested("gpu01,gpu1,10.0.0.77", site)
+    assert [one.name for one in good] == ["gpu01"]
+    assert [one.problem for one in bad] == [
+        "the inventory has no such node; did you mean gpu01?",
+        "the inventory has no such node",
+    ]
 
 
 def test_node_that_is_no_request():
