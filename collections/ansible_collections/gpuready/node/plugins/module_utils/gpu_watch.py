@@ -129,6 +129,7 @@ class Summary:
         self.xids: List[Dict[str, Any]] = []
         self.xid_count = 0
         self.log_read = True
+        self.longest_gap = 0.0
 
     def add(self, said: Dict[str, Any], passed: float) -> None:
         """What NVML said in one look (`nvml_metrics.read`)."""
@@ -183,6 +184,7 @@ class Summary:
         return {
             "seconds": round(seconds, 1),
             "interval_seconds": self.interval,
+            "longest_gap_seconds": round(self.longest_gap, 1),
             "samples": self.samples,
             "failures": self.failures,
             "error": self.error,
@@ -224,6 +226,7 @@ def watch(
         now = clock()
         if now - last < interval and now - began < limit:
             continue
+        summary.longest_gap = max(summary.longest_gap, now - last)
         # A pause of the whole machine is not time in which it was seen.
         summary.add(read(), min(now - last, 3 * interval))
         last = now
@@ -232,6 +235,7 @@ def watch(
             state = summary.read_log(kernel_log(), state)
             note(summary.told(now - began))
     # What happened between the last look and the end belongs to it.
+    summary.longest_gap = max(summary.longest_gap, clock() - last)
     summary.add(read(), 0.0)
     summary.read_log(kernel_log(), state)
     return dict(summary.told(clock() - began), ended=ended)

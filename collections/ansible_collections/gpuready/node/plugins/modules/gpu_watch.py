@@ -97,6 +97,10 @@ watch:
       description: O(interval_seconds).
       type: float
       sample: 1.0
+    longest_gap_seconds:
+      description: The longest time between two looks.
+      type: float
+      sample: 1.1
     samples:
       description: How often NVML answered.
       type: int

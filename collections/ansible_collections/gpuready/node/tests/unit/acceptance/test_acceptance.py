@@ -120,6 +120,7 @@ def node(**changes: Any) -> dict[str, Any]:
         "watch": {
             "seconds": 61.0,
             "interval_seconds": 1.0,
+            "longest_gap_seconds": 1.2,
             "samples": 61,
             "failures": 0,
             "error": None,
@@ -275,7 +276,7 @@ def test_what_gpus_do_not_tell_is_told_and_rejects_nobody() -> None:
         (node(watch=None, watch_problem="there was no watch"), "nobody watched the GPUs: there was no watch"),
         (node(watch_problem="the watch died after 12 s"), "and then the watch died after 12 s"),
         (watched(samples=0, error="Driver/library version mismatch"), "Driver/library version mismatch"),
-        (watched(samples=3), "fewer than half of those that were due"),
+        (watched(longest_gap_seconds=31.0), "but for 31 s nobody looked"),
         (watched(seconds=5.0, samples=5), "and the burn-in took 27 s"),
         (watched(failures=2, error="Unknown Error"), "2 times NVML did not answer: Unknown Error"),
         (watched(gpu(0)), "the driver lists 1 of the 2 GPUs on the bus"),

@@ -172,6 +172,11 @@ def test_flood_of_xids_is_counted_and_quoted_in_part() -> None:
     assert (len(watched["xids"]), watched["xid_count"]) == (gpu_watch.XID_LINES, 200)
 
 
+def test_longest_time_without_a_look_is_told() -> None:
+    watched, _notes = run([said(look(0))] * 4, slow=7.0)
+    assert watched["longest_gap_seconds"] >= 7.0
+
+
 def test_nobody_ends_it_so_it_ends_itself() -> None:
     clock = Clock()
     watched = gpu_watch.watch(

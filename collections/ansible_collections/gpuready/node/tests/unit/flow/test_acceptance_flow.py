@@ -10,7 +10,7 @@ from typing import Any
 import observations
 import pytest
 from gpuready import acceptance
-from project import NODE, ROOT, Project
+from project import NODE, ROOT, Project, Run
 
 #: Answers with what the test wrote down; a watch that is to last is over at once.
 TELLER = """
@@ -118,6 +118,12 @@ def record(project: Project) -> dict[str, Any]:
     return json.loads((project.root / "acceptance" / "n1.json").read_text())
 
 
+def play(project: Project, *words: str) -> Run:
+    """The watch of this test puts down what it saw in a file of its own."""
+    seen = f"__gpu_acceptance_watch_file={project.state}/n1/watch.json"
+    return project.play("accept.yml", "-e", seen, *words)
+
+
 def commands(project: Project) -> list[list[str]]:
     calls = (project.state / "n1/docker/calls").read_text().splitlines()
     return [words for words in map(json.loads, calls) if words[0] == "run"]
@@ -125,7 +131,7 @@ def commands(project: Project) -> list[list[str]]:
 
 def test_node_is_verified_put_under_load_and_accepted(project: Project) -> None:
     project.behave("n1", stdout=answers())
-    run = project.play("accept.yml", "-e", "gpu_acceptance_stress_minutes=10", "-e", "signed_by=alice")
+    run = play(project, "-e", "gpu_acceptance_stress_minutes=10", "-e", "signed_by=alice")
     assert run.rc == 0, run.text
     made = record(project)
     assert made["verdict"] == "accepted" and acceptance.is_genuine(made)
@@ -145,7 +151,7 @@ def test_node_is_verified_put_under_load_and_accepted(project: Project) -> None:
 
 def test_gpu_that_computes_wrong_under_load_is_rejected(project: Project) -> None:
     project.behave("n1", stdout=answers(wrong=3, error="3 numbers differ from what it computed at first"))
-    run = project.play("accept.yml", "-e", "gpu_acceptance_stress_minutes=10")
+    run = play(project, "-e", "gpu_acceptance_stress_minutes=10")
     assert run.rc == 2
     (why,) = record(project)["because"]
     assert "GPU 0 failed under load (3 numbers differ" in why
@@ -154,7 +160,7 @@ def test_gpu_that_computes_wrong_under_load_is_rejected(project: Project) -> Non
 
 def test_burn_in_that_breaks_has_a_record_all_the_same(project: Project) -> None:
     (project.root / NODE / "data/probes/tensorflow.py").unlink()
-    run = project.play("accept.yml", "-e", "gpu_acceptance_rounds=2")
+    run = play(project, "-e", "gpu_acceptance_rounds=2")
     assert run.rc == 2
     made = record(project)
     assert made["verdict"] == "rejected" and made["rounds"] == []
@@ -164,12 +170,12 @@ def test_burn_in_that_breaks_has_a_record_all_the_same(project: Project) -> None
 def test_watch_that_died_rejects(project: Project) -> None:
     project.behave("n1", stdout=answers())
     tell(project, {**WATCH, "seconds": 3.0, "samples": 3}, "the watch died after 3 s")
-    run = project.play("accept.yml", "-e", "gpu_acceptance_rounds=1")
+    run = play(project, "-e", "gpu_acceptance_rounds=1")
     assert run.rc == 2 and "the watch died after 3 s" in run.text
 
 
 def test_check_mode_runs_nothing_and_writes_nothing(project: Project) -> None:
-    run = project.play("accept.yml", "--check")
+    run = play(project, "--check")
     assert run.rc == 0, run.text
     assert "would be verified 3 times at level compute" in " ".join(run.text.split())
     assert not (project.root / "acceptance").exists()
@@ -185,7 +191,7 @@ def test_node_that_failed_before_is_written_down(project: Project) -> None:
             "gpu_acceptance_started": "2026-11-23T10:00:00",
         }
     )
-    run = project.play("accept.yml", "-e", given)
+    run = play(project, "-e", given)
     assert run.rc == 0, "the caller has the failure"
     made = record(project)
     assert made["because"][0] == "provision: no package of that version"
@@ -204,6 +210,6 @@ def test_node_that_failed_before_is_written_down(project: Project) -> None:
 )
 def test_bad_values_are_one_clear_error(project: Project, given: dict[str, Any], says: str) -> None:
     project.behave("n1", stdout=answers())
-    run = project.play("accept.yml", "-e", json.dumps({"gpu_acceptance_rounds": 1, **given}))
+    run = play(project, "-e", json.dumps({"gpu_acceptance_rounds": 1, **given}))
     assert run.rc == 2
     assert says in " ".join(run.text.split())
