@@ -92,6 +92,7 @@ def test_playbooks_leave_the_work_to_roles() -> None:
                 "gpu_stack_info",
                 "gpu_usage",
                 "gpu_usage_info",
+                "node_login",
                 "support_bundle",
             )
         ),
