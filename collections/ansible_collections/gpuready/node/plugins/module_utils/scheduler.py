@@ -24,10 +24,10 @@ class SchedulerError(Exception):
 
 
 def slurm_node(said: str) -> Dict[str, Any]:
-    """``{drained, busy, state, reason}`` out of ``scontrol --oneliner show node NAME``.
+    """``{drained, busy, responding, state, reason}`` out of ``scontrol --oneliner show node NAME``.
 
-    >>> slurm_node("NodeName=g1 State=MIXED+DRAIN Weight=1 Reason=new driver [root@17:00]")
-    {'drained': True, 'busy': True, 'state': 'MIXED+DRAIN', 'reason': 'new driver [root@17:00]'}
+    >>> slurm_node("NodeName=g1 State=MIXED+DRAIN Weight=1 Reason=fan [root@17:00]")
+    {'drained': True, 'busy': True, 'responding': True, 'state': 'MIXED+DRAIN', 'reason': 'fan [root@17:00]'}
     """
     found = _STATE.search(said)
     if not found:
@@ -38,13 +38,14 @@ def slurm_node(said: str) -> Dict[str, Any]:
     return {
         "drained": bool(words & _OUT),
         "busy": bool(words & _BUSY),
+        "responding": "*" not in state and "NOT_RESPONDING" not in words,
         "state": state,
         "reason": (reason.group(1).strip() or None) if reason else None,
     }
 
 
 def kubernetes_node(said: str, what: str) -> Dict[str, Any]:
-    """``{name, drained, busy, state, reason}`` out of ``kubectl get nodes … --output json``.
+    """``{name, drained, busy, responding, state, reason}`` out of ``kubectl get nodes … --output json``.
 
     :param what: how the node was asked for, for messages.
 
@@ -78,6 +79,7 @@ def kubernetes_node(said: str, what: str) -> Dict[str, Any]:
         "drained": drained,
         # Which pods are on it matters only to the drain, which waits for them itself.
         "busy": False,
+        "responding": ready == "True",
         "state": state + (",SchedulingDisabled" if drained else ""),
         "reason": None,
     }

@@ -107,15 +107,16 @@ node:
 before:
   description:
     - How the scheduler had it. C(drained) means that it is given nothing, whatever the cause; C(busy) that
-      jobs are on it; C(state) and C(reason) are the scheduler's own words.
+      jobs are on it; C(responding) that its agent answers; C(state) and C(reason) are the scheduler's own
+      words.
   returned: success
   type: dict
-  sample: {drained: false, busy: true, state: MIXED, reason: null}
+  sample: {drained: false, busy: true, responding: true, state: MIXED, reason: null}
 after:
   description: How the scheduler has it now (in check mode, as before).
   returned: success
   type: dict
-  sample: {drained: true, busy: false, state: IDLE+DRAIN, reason: "new driver [root@2026-11-23T17:00:00]"}
+  sample: {drained: true, busy: false, responding: true, state: IDLE+DRAIN, reason: "new driver [root@17:00]"}
 waited_seconds:
   description: How long the jobs or pods took to be gone, in seconds.
   returned: success
@@ -129,6 +130,8 @@ from typing import Any, Dict, List, Tuple
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuready.node.plugins.module_utils import scheduler
 
+#: How long the scheduler's agent may take to answer after a reboot, before the node is put back all the same.
+RESPONSE_SECONDS = 120.0
 PROGRAMS = {"slurm": "scontrol", "kubernetes": "kubectl"}
 
 
@@ -208,6 +211,10 @@ class Scheduler:
     def resume(self) -> None:
         """Put it back."""
         if self.kind == "slurm":
+            # Slurm takes a node down again whose slurmd comes back from a reboot after it was resumed.
+            deadline = time.monotonic() + min(self.module.params["wait_seconds"], RESPONSE_SECONDS)
+            while not self.look()["responding"] and time.monotonic() < deadline:
+                time.sleep(min(self.module.params["interval_seconds"], 2.0))
             self.run("update", "NodeName=%s" % self.name, "State=RESUME")
         else:
             self.run("uncordon", self.name)

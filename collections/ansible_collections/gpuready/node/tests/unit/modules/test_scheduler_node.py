@@ -113,13 +113,14 @@ def test_slurm_jobs_that_stay_are_told(world: World, call) -> None:
 def test_slurm_node_is_resumed_also_after_it_went_down(world: World, call) -> None:
     world.write(**slurm(flags=["DRAIN"], state="DOWN", reason="new driver"))
     done = call(node="g1", state="resumed")
-    assert done["changed"] and done["after"] == {
-        "drained": False,
-        "busy": False,
-        "state": "IDLE",
-        "reason": None,
-    }
+    assert done["changed"] and done["after"]["state"] == "IDLE" and not done["after"]["drained"]
     assert not call(node="g1", state="resumed")["changed"]
+
+
+def test_slurms_agent_may_come_back_from_a_reboot_first(world: World, call) -> None:
+    world.write(**slurm(flags=["DRAIN", "NOT_RESPONDING"]))
+    done = call(node="g1", state="resumed", wait_seconds=1)
+    assert done["changed"] and done["waited_seconds"] >= 1 and not done["after"]["responding"]
 
 
 @pytest.mark.parametrize("state", ["drained", "resumed", "seen"])
