@@ -7,7 +7,7 @@ LABCTL := $(VENV)/bin/python tests/lab/labctl
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify watch usage resolve diagnose test test-real-driver lint unit bench bench-diagnosis
+.PHONY: help env lab lab-up lab-down lab-clean lab-status plan verify watch usage resolve diagnose test test-real-driver lint unit bench bench-compare bench-scale bench-plan bench-diagnosis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,15 @@ unit: env ## the tests that need no lab
 
 bench: env ## print wall times, module executions, apt transactions and SSH connections in the lab
 	$(VENV)/bin/python tests/bench/run.py
+
+bench-compare: env ## beside a plain playbook from the install guides, on fresh lab nodes
+	$(VENV)/bin/python tests/bench/compare.py
+
+bench-scale: env ## what one more node costs: 1, 8, 32 and 64 light lab nodes
+	$(VENV)/bin/python tests/bench/scale.py
+
+bench-plan: env ## plan for 10,000 recorded nodes; needs no lab
+	$(VENV)/bin/python tests/bench/plan_many.py
 
 bench-diagnosis: env ## inject every fault of tests/faults in the lab and print how many root causes were named
 	$(VENV)/bin/python tests/bench/diagnosis.py

@@ -35,14 +35,16 @@ from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, getrusage
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 import cost
+from gpuready import distribute
 from kit import LAB, ROOT
-from kit.nodes import Node, engine_environment, labctl
+from kit.nodes import Node, down_all, engine_environment, labctl, up_all
 from kit.runs import inventory_file, player
 
 REGISTRY = "gpulab-registry:5000"
@@ -220,6 +222,98 @@ def tune(fleet: Fleet, count: int) -> list[Row]:
     ]
 
 
+@dataclass
+class Shared:
+    """One run in slices."""
+
+    workers: int
+    nodes: int
+    ok: bool
+    wall: float
+    #: Processor time of this machine's part, and of each execution node.
+    cpu: float
+    workers_cpu: list[float]
+
+
+def share(fleet: Fleet, counts: Sequence[int], folder: Path) -> list[Shared]:
+    """Observe and plan over execution nodes, each of which takes a slice."""
+    from test_distribute import INSTALL, address, pinned
+
+    cost.say(f"{max(counts)} execution nodes …")
+    wanted = [{"name": f"scale-exec{number}", "gpus": ""} for number in range(1, max(counts) + 1)]
+    made = up_all(wanted, jobs=2)
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: node.sh(INSTALL), made))
+        inventory, ssh_config = folder / "slices.json", folder / "ssh_config"
+        known = folder / "known_hosts"
+        known.write_text(pinned(fleet.nodes))
+        # As the execution nodes see them: by their own addresses.
+        extra = {
+            node.name: {
+                **SMALL,
+                "ansible_host": address(node),
+                "ansible_port": 22,
+                "ansible_ssh_common_args": node.inventory_variables["ansible_ssh_common_args"].replace(
+                    node.connection["known_hosts"], str(known)
+                ),
+            }
+            for node in fleet.nodes
+        }
+        inventory_file(inventory, fleet.nodes, extra)
+        ssh_config.write_text(
+            "".join(
+                f"Host {node.name}\n  HostName {node.connection['host']}\n  Port {node.connection['port']}\n"
+                f"  User {node.connection['user']}\n  IdentityFile {node.connection['identity_file']}\n"
+                f"  UserKnownHostsFile {node.connection['known_hosts']}\n  IdentitiesOnly yes\n"
+                for node in made
+            )
+        )
+        ids = container_ids(made)
+        return [one_share(fleet, made[:count], ids[:count], inventory, ssh_config) for count in counts]
+    finally:
+        down_all(made)
+
+
+def one_share(
+    fleet: Fleet, workers: Sequence[Node], ids: Sequence[str], inventory: Path, ssh_config: Path
+) -> Shared:
+    """One run in as many slices as there are execution nodes."""
+    cost.say(f"{len(fleet.nodes)} nodes over {len(workers)} execution node(s) …")
+    before = [nodes_seconds([name]) or 0.0 for name in ids]
+    used, started = cpu_so_far(), time.monotonic()
+    done = distribute.distribute(
+        "plan",
+        inventory=[LAB, inventory],
+        limit=[node.name for node in fleet.nodes],
+        workers=[distribute.Worker(node.name, node.name) for node in workers],
+        ssh_config=ssh_config,
+        runner="/opt/runner/bin/ansible-runner",
+        artifacts=fleet.folder / "artifacts",
+        forks=fleet.forks,
+        timeout=1800,
+    )
+    wall = time.monotonic() - started
+    spent = [(nodes_seconds([name]) or 0.0) - past for name, past in zip(ids, before, strict=True)]
+    return Shared(len(workers), len(fleet.nodes), done.result.ok, wall, cpu_so_far() - used, spent)
+
+
+def cpu_so_far() -> float:
+    """Processor time of this process and its children that have ended."""
+    both = [getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def shares_table(rows: Sequence[Shared]) -> str:
+    """The numbers, aligned."""
+    lines = [["execution nodes", "nodes", "wall s", "cpu here s", "cpu of each execution node s"]]
+    for row in rows:
+        each = " + ".join(f"{seconds:.1f}" for seconds in row.workers_cpu)
+        count = f"{row.workers}{'' if row.ok else ' (failed)'}"
+        lines.append([count, str(row.nodes), f"{row.wall:.1f}", f"{row.cpu:.1f}", each])
+    return cost.table(lines)
+
+
 def model(folder: Path) -> Node:
     """A provisioned node to be copied."""
     from standin import publish
@@ -303,6 +397,7 @@ def main() -> int:
     parser.add_argument(
         "--forks", type=int, default=configured_forks(), help="default: ansible.cfg's %(default)s"
     )
+    parser.add_argument("--workers", default="", help="also over so many execution nodes, such as 1,2")
     parser.add_argument("--tune", action="store_true", help="also other settings than ansible.cfg's")
     parser.add_argument(
         "--keep", action="store_true", help="leave the nodes, and use them again the next time"
@@ -310,6 +405,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
     sizes = sorted({int(word) for word in options.nodes.split(",")})
+    workers = sorted({int(word) for word in options.workers.split(",") if word})
+    # Where the lab's group variables find .lab/, also for what is read in this process.
+    os.environ["MOLECULE_PROJECT_DIRECTORY"] = str(ROOT)
     with tempfile.TemporaryDirectory(prefix="gpuready-scale-") as name:
         folder = Path(name)
         there = Node.all()
@@ -324,16 +422,25 @@ def main() -> int:
                     original.down()
             fleet = Fleet(nodes, folder, options.forks)
             rows = measure(fleet, sizes)
+            print(f"{os.cpu_count()} processors, forks {options.forks}\n{table(rows)}", flush=True)
             tuned = tune(fleet, max(sizes)) if options.tune else []
+            if tuned:
+                print(f"\nobserve + plan\n{table(tuned)}", flush=True)
+            shared = share(fleet, workers, folder) if workers else []
+            if shared:
+                print(f"\nobserve + plan in slices\n{shares_table(shared)}", flush=True)
         finally:
             if not options.keep:
                 labctl("node-down", *names)
-    print(f"{os.cpu_count()} processors, forks {options.forks}\n{table(rows)}")
-    if tuned:
-        print(f"\nobserve + plan\n{table(tuned)}")
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in [*rows, *tuned]], indent=2) + "\n")
-    return max(row.rc for row in [*rows, *tuned])
+        numbers = {
+            "runs": [asdict(row) for row in rows],
+            "tuned": [asdict(row) for row in tuned],
+            "slices": [asdict(part) for part in shared],
+        }
+        options.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    failed = any(row.rc for row in [*rows, *tuned]) or not all(row.ok for row in shared)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
