@@ -63,9 +63,18 @@ cd "${folder%/*}"
 find . -maxdepth 1 -user "$(id -un)" -name 'gpuready-slice-*' -mtime +1 -exec rm -rf {} + 2>/dev/null || true
 mkdir "$folder"
 trap 'rm -rf "$folder"' EXIT
-trap 'exit 129' HUP INT TERM
-"$runner" worker --private-data-dir "$folder"
-""".strip()
+trap 'kill "$job" 2>/dev/null; exit 129' HUP INT TERM
+exec 3<&0
+"$runner" worker --private-data-dir "$folder" --keepalive-seconds SECONDS <&3 3<&- &
+job=$!
+# With the connection goes its sshd, and nobody hears what would go on.
+(while kill -0 "$PPID" 2>/dev/null; do sleep 2; done; kill "$job") </dev/null >/dev/null 2>&1 3<&- &
+guard=$!
+code=0
+wait "$job" || code=$?
+kill "$guard" 2>/dev/null || true
+exit "$code"
+""".strip().replace("SECONDS", str(KEEPALIVE_SECONDS))
 
 # Asked before anything starts: is all there that a slice needs?
 CHECK = """
@@ -331,6 +340,7 @@ class _Job:
         self,
         *,
         ssh: Sequence[str],
+        environ: Mapping[str, str],
         runner: str,
         playbook: str,
         check: bool,
@@ -341,6 +351,7 @@ class _Job:
         on_line: Callable[[str, str], None] | None,
     ) -> None:
         self.ssh = list(ssh)
+        self.environ = dict(environ)
         self.runner = runner
         self.playbook = playbook
         self.check = check
@@ -355,7 +366,8 @@ class _Job:
 
     def command(self, worker: Worker, script: str, *words: str) -> list[str]:
         """ssh, and a script for the execution node's shell, whatever the user's login shell is."""
-        remote = shlex.join(["sh", "-c", script, "gpuready", *words])
+        # exec: its parent is sshd, and not the user's login shell.
+        remote = "exec " + shlex.join(["sh", "-c", script, "gpuready", *words])
         return [*self.ssh, "--", worker.destination, remote]
 
     def stop(self) -> None:
@@ -374,6 +386,7 @@ class _Job:
                 stdin=subprocess.DEVNULL,
                 timeout=CONNECT_SECONDS * 3,
                 check=False,
+                env=self.environ,
             )
         except subprocess.TimeoutExpired:
             return f"{worker.name} ({worker.destination}): no answer within {CONNECT_SECONDS * 3} s"
@@ -404,6 +417,7 @@ class _Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            env=self.environ,
         ) as process:
             assert process.stdin and process.stdout and process.stderr
             with self._lock:
@@ -635,6 +649,15 @@ def _artifacts(root: Path, wanted: str | Path | None) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
+def _ssh_environment(agent: str | None) -> dict[str, str]:
+    """ssh lends out the agent that it is told to only if it finds one of its own as well."""
+    found = dict(os.environ)
+    asked = subprocess.run(["ssh-add", "-l"], capture_output=True, check=False)
+    if agent and (not found.get("SSH_AUTH_SOCK") or asked.returncode == 2):
+        found["SSH_AUTH_SOCK"] = agent
+    return found
+
+
 def _ssh(ssh_config: str | Path | None, agent: str | None) -> list[str]:
     words = ["ssh", "-T"]
     if ssh_config is not None:
@@ -697,7 +720,6 @@ def _distribute(
                 "GPUREADY_BOARD": "off",
                 # Ansible wants a locale of UTF-8, which a machine without a login may not set.
                 "LC_ALL": "C.UTF-8",
-                "ANSIBLE_RUNNER_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
                 # A vault is opened here; its password's file is not over there.
                 **({"ANSIBLE_VAULT_PASSWORD_FILE": ""} if answer.get("vault_configured") else {}),
                 **environ,
@@ -707,10 +729,17 @@ def _distribute(
         jobs.append(job)
     publics = [_public_half(key) for key in all_keys]
     with agent_with(list(all_keys), publics, own) as agent:
-        work = _Job(ssh=_ssh(ssh_config, agent), playbook=str(book), **job_options)
+        work = _Job(
+            ssh=_ssh(ssh_config, agent), environ=_ssh_environment(agent), playbook=str(book), **job_options
+        )
         _check_workers(work, workers)
         _play(work, jobs, workers)
-    result = _merge(jobs, answer, book, artifacts, started, time.monotonic() - clock, check=work.check)
+    try:
+        result = _merge(jobs, answer, book, artifacts, started, time.monotonic() - clock, check=work.check)
+    except Exception:
+        # What took an hour is not lost because the last step fails.
+        _save(jobs, artifacts, report.run_name(started, book.name))
+        raise
     return Distribution(
         result,
         tuple(
@@ -849,6 +878,14 @@ def _play(work: _Job, jobs: Sequence[_Slice], workers: Sequence[Worker]) -> None
     for job in jobs:
         if job.worker is None:
             job.error = "no execution node was left for it: all of them were lost"
+
+
+def _save(jobs: Sequence[_Slice], artifacts: Path, run: str) -> None:
+    """The slices' own reports, for `gpuready merge`."""
+    artifacts.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        if job.report is not None:
+            shutil.copytree(job.report, artifacts / f"{run}-slice-{job.number}", dirs_exist_ok=True)
 
 
 def _merge(

@@ -78,6 +78,22 @@ def add(verbs: Any) -> None:
     )
     spreading.set_defaults(run=distribute)
 
+    merging = verbs.add_parser(
+        "merge",
+        help="make one report of several runs' reports (a sliced job's)",
+        description="Writes one run out of several: a node that is in several is as the last one found it.",
+        epilog=CODES,
+    )
+    merging.add_argument("folders", nargs="+", metavar="RUN", help="a run's folder: artifacts/<run>")
+    merging.add_argument(
+        "--artifacts",
+        default="artifacts",
+        metavar="FOLDER",
+        help="where the report goes (default: artifacts)",
+    )
+    merging.add_argument("--json", action="store_true", help="print the result as JSON")
+    merging.set_defaults(run=merge)
+
 
 def _common(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
@@ -246,6 +262,33 @@ def distribute(options: argparse.Namespace, _catalog: Any) -> int:
             )
         print(f"Report: {done.result.folder}")
     return OK if done.result.ok else SOME_FAILED
+
+
+def merge(options: argparse.Namespace, _catalog: Any) -> int:
+    """One report out of several."""
+    from . import runs
+
+    try:
+        nodes, fleet = report.merge([Path(folder).resolve() for folder in options.folders])
+        folder = report.write_run(
+            Path(options.artifacts).absolute(),
+            f"{fleet['run']}-merged",
+            nodes,
+            fleet,
+            report.report_text(nodes, fleet),
+        )
+        result = runs.load(folder)
+    except OSError as error:
+        raise Trouble(f"{error.filename}: {error.strerror}") from error
+    except (ValueError, runs.RunError) as error:
+        raise Trouble(str(error)) from error
+    if options.json:
+        json.dump(result.as_json(), sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    else:
+        _table(result)
+        print(f"Report: {result.folder}")
+    return OK if result.ok else SOME_FAILED
 
 
 def _table(result: Any) -> None:

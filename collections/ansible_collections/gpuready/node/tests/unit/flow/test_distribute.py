@@ -195,6 +195,33 @@ def test_command_says_who_did_what(project, capsys):
     assert "exec1 (away): ssh does not get there" in capsys.readouterr().err
 
 
+def test_reports_of_several_runs_become_one(project, capsys):
+    (project.state / "n2" / "broken").touch()
+    parts = [
+        runs.plan(inventory=project.root / "hosts.json", project=project.root, limit=[name]).folder
+        for name in ("n1", "n2")
+    ]
+    words = ["merge", *map(str, parts), "--artifacts", str(project.root / "together")]
+    assert main(words) == 2
+    assert "n2: failed" in capsys.readouterr().out
+    result = runs.load(project.root / "together" / "latest")
+    assert result.run.endswith("-plan-merged") and result.totals == {"planned": 1, "failed": 1}
+    assert main(["merge", str(project.root / "nothing")]) == 1
+    assert "nothing/fleet.json: No such file or directory" in capsys.readouterr().err
+
+
+def test_results_stay_when_the_last_step_fails(project, monkeypatch):
+    def fail(*_arguments, **_more):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(distribute.report, "merge", fail)
+    with pytest.raises(OSError, match="disk full"):
+        spread(project, "w1", "w2", playbook="plan")
+    saved = sorted((project.root / "artifacts").iterdir())
+    assert [path.name[-8:] for path in saved] == ["-slice-1", "-slice-2"]
+    assert list(runs.load(saved[0]).nodes) == ["n1", "n3"]
+
+
 # --- the slices' inventories --------------------------------------------------------------------------------
 
 
