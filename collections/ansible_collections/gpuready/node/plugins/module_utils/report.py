@@ -784,11 +784,29 @@ def summary(fleet: dict[str, Any]) -> str:
     return f"{count}: {totals or 'none'}; {tasks}{would}; {fleet['seconds']:.1f} s"
 
 
+def plans_of(nodes: list[dict[str, Any]], fleet: dict[str, Any]) -> dict[str, str]:
+    """What a run that planned or diagnosed says of each node before its table, out of the documents."""
+    # They read other files of this folder.
+    from .diagnosis.render import render as render_diagnosis
+    from .render import render
+
+    planning = bool(fleet.get("check_mode")) or Path(str(fleet.get("playbook"))).stem == "plan"
+    found = {}
+    for node in nodes:
+        diagnosed = node["status"] in ("healthy", "cause_found", "unknown")
+        if diagnosed and node["status"] == "healthy":
+            found[node["host"]] = render_diagnosis(node["diagnosis"])
+        elif planning and not diagnosed and node.get("plan"):
+            found[node["host"]] = render(node["plan"])
+    return found
+
+
 def report_text(
     nodes: list[dict[str, Any]], fleet: dict[str, Any], plans: dict[str, str] | None = None
 ) -> str:
     """The whole report as plain text: what ``playbooks/report.yml`` prints again."""
-    blocks = [text.rstrip() for text in (plans or {}).values() if text]
+    plans = plans_of(nodes, fleet) if plans is None else plans
+    blocks = [text.rstrip() for text in plans.values() if text]
     blocks.append("\n".join(line for line, _ in table(nodes)))
     trouble = "\n".join(line for line, _ in problems(nodes)).strip("\n")
     if trouble:

@@ -16,6 +16,7 @@ if COLLECTIONS not in sys.path:
     sys.path.insert(0, COLLECTIONS)
 
 from ansible_collections.gpuready.node.plugins.callback import report as callback  # noqa: E402
+from gpuready import report  # noqa: E402
 
 OBSERVE = """
     - name: Observe
@@ -153,6 +154,15 @@ def test_stages_are_timed_and_nodes_are_located(project):
     assert run.fleet["nodes"]["n1"]["timings"] == node["timings"]
     assert run.fleet["driver_spread"] == {"580.95.05": ["n1", "n2", "n3"]}
     assert run.fleet["drift"] == [] and run.fleet["not_run"] == []
+
+
+@pytest.mark.parametrize("playbook", ["playbooks/plan.yml", "playbooks/diagnose.yml", "site.yml"])
+def test_text_of_the_report_can_be_made_of_its_documents(project, playbook):
+    project.observe("n1", with_driver("580.95.05"))
+    folder = (
+        project.play(playbook if playbook == "site.yml" else f"playbooks/{playbook}").artifacts / "latest"
+    )
+    assert report.report_text(*report.load_run(folder)) == (folder / "report.txt").read_text()
 
 
 def test_report_is_printed_again_and_its_files_are_made_anew(project):
