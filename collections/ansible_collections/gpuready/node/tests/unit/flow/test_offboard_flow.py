@@ -1,7 +1,7 @@
 """Taking nodes out of service without nodes: what is done in which order, what is refused, and what is left.
 
-See project.py and test_upgrade_flow.py for what is not real; here, the roles that take gpuready off only write it
-down, too.
+See project.py and test_upgrade_flow.py for what is not real. Here, the roles that take gpuready off only write
+it down, too.
 """
 
 from __future__ import annotations
