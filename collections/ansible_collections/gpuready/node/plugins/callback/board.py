@@ -77,8 +77,11 @@ FRAME_SECONDS = 0.25
 #: What comes when everything that a plan names is done.
 FINAL_ROLES = ("gpu_verify", "gpu_acceptance")
 PLAN_ACTIONS = {"gpuready.node.gpu_plan"}
-#: What a failure's text begins with when a task of a role explains it.
 FIRST_WORDS = re.compile(r"\S.*")
+#: What Ansible puts before the words of those who know.
+WRAPPING = re.compile(r"^(?:Task failed: )?(?:.*Make sure this host can be reached over ssh: (?=\S))?")
+#: As in the report.
+SPEAKING_ACTIONS = {"assert", "container_gpu_probe", "fail", "gpu_diagnose", "gpu_plan"}
 
 
 def _wanted(mode: str) -> bool:
@@ -542,9 +545,11 @@ def _cause(result: Any) -> str:
     answer = result.result
     if result.task.no_log is True or "censored" in answer:
         return f"{_name(result.task)}: failed; its output is hidden (no_log)"
+    # Their messages are written for people and stand alone; so does what ssh says.
+    alone = _action(result.task).rpartition(".")[2] in SPEAKING_ACTIONS or bool(answer.get("unreachable"))
     items = [item for item in answer.get("results") or [] if isinstance(item, dict) and item.get("failed")]
     for said in [item.get("msg") for item in items] + [answer.get("msg"), answer.get("stderr")]:
-        found = FIRST_WORDS.search(str(said or ""))
+        found = FIRST_WORDS.search(WRAPPING.sub("", str(said or "")))
         if found:
-            return f"{_name(result.task)}: {found.group(0)}"
+            return found.group(0) if alone else f"{_name(result.task)}: {found.group(0)}"
     return f"{_name(result.task)}: failed without a message"

@@ -294,19 +294,20 @@ class Board:
         return found
 
     def stage_left(self, node: Node, now: float) -> float | None:
-        """Seconds until the node's stage is over: by its own word, or as long as it took other times."""
+        """Seconds until the node's stage is over: by its own word, and not before its usual time is over."""
         if node.stage is None or node.task_started is None:
             return None
-        for told in node.current_progress():
-            if STAGES_OF_STEPS.get(told.step, node.stage) == node.stage:
-                left = told.left(now)
-                if left is not None:
-                    return left
-        stage = node.stages[node.stage]
+        known = [told.left(now) for told in self.told_of(node, node.stage)]
         usual = self.expected(node.name, node.stage)
-        if usual is None or stage.seconds(now) > usual:
-            return None
-        return usual - stage.seconds(now)
+        if usual is not None:
+            rest = usual - node.stages[node.stage].seconds(now)
+            known.append(rest if rest >= 0 else None)
+        return max((left for left in known if left is not None), default=None)
+
+    @staticmethod
+    def told_of(node: Node, stage: str) -> list[Progress]:
+        """The progress that belongs to one of the node's stages."""
+        return [told for told in node.progress if STAGES_OF_STEPS.get(told.step, node.stage) == stage]
 
     def left(self, now: float) -> float | None:
         """Seconds until the last node is through what is known of its way; none where a part is unknown."""
@@ -322,8 +323,13 @@ class Board:
             current = self.stage_left(node, now)
             if node.state == "running" and current is None:
                 return None
-            if any(one is None for one in ahead):
+            # What goes on behind the tasks: what former runs say is how long it was waited for.
+            behind = [
+                max((told.left(now) or 0.0 for told in self.told_of(node, stage)), default=0.0)
+                for stage, _begun in node.jobs.values()
+            ]
+            if any(one is None for one in ahead) or not all(behind):
                 return None
-            rest = (current or 0.0) + sum(one or 0.0 for one in ahead)
+            rest = max((current or 0.0) + sum(one or 0.0 for one in ahead), *behind, 0.0)
             longest = rest if longest is None else max(longest, rest)
         return longest

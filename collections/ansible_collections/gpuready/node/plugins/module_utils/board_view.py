@@ -207,8 +207,8 @@ class View:
             return self.signs.planned, "dim"
         if stage.state == FAILED:
             return f"{self.signs.failed} {short(stage.seconds(self.now))}", "failed"
-        behind = [told for told in node.progress if STAGES_OF_STEPS.get(told.step, node.stage) == name]
-        share = next((told.share for told in behind if told.share is not None), None)
+        shares = [told.share for told in self.board.told_of(node, name)]
+        share = next((one for one in shares if one is not None), None)
         begun = next((since for job, since in node.jobs.values() if job == name), None)
         if stage.state == RUNNING or share is not None or begun is not None:
             spent = stage.seconds(self.now) if begun is None else self.now - begun

@@ -215,6 +215,24 @@ def test_earlier_runs_say_how_long_a_stage_takes():
     assert "left" not in shown(board, 140)
 
 
+def test_what_goes_on_behind_the_tasks_counts_for_the_whole_and_is_not_guessed():
+    board = a_board("gpu01", expected=lambda _host, _stage: 10.0)
+    board.begin_task("gpu01", "framework_image", "Begin", 0)
+    board.begin_job("gpu01", "j1", 0)
+    board.end_task("gpu01", 0)
+    board.begin_task("gpu01", "nvidia_driver", "Install", 0)
+    # Nobody knows how long the image takes; how long it was waited for in former runs is no answer.
+    assert board.left(5) is None
+    board.tell("gpu01", [FETCH], 5)
+    assert board.left(5) == 30
+    # The stage itself is not over before its usual time is.
+    apt = {**FETCH, "step": "apt", "unit": "percent", "done": 99, "total": 100}
+    board.tell("gpu01", [FETCH, apt], 5)
+    assert board.stage_left(board.nodes["gpu01"], 5) == 5
+    board.end_job("gpu01", "j1")
+    assert board.left(5) == 5
+
+
 def test_no_estimate_of_the_whole_where_a_part_is_unknown():
     board = a_board("gpu01", expected={("gpu01", "verify"): 5.0}.get and (lambda host, stage: None))
     board.begin_task("gpu01", "nvidia_driver", "Install", 0)

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,43 @@ def test_process_of_a_task_waits_for_no_lock_of_the_board(monkeypatch):
         assert board_channel.is_live()
     finally:
         display.__dict__.pop(board_channel.LIVE, None)
+
+
+@pytest.mark.parametrize(
+    ("action", "answer", "words"),
+    [
+        ("ansible.builtin.fail", {"msg": "\n no GPU\nbecause"}, "no GPU"),
+        (
+            "ansible.builtin.command",
+            {"msg": "non-zero return code", "stderr": "x"},
+            "Do: non-zero return code",
+        ),
+        ("gpuready.node.apt_transaction", {"msg": "Task failed: apt failed"}, "Do: apt failed"),
+        ("ansible.builtin.command", {"stderr": "no space left"}, "Do: no space left"),
+        (
+            "ansible.builtin.command",
+            {"results": [{"msg": "fine"}, {"failed": True, "msg": "bad"}]},
+            "Do: bad",
+        ),
+        ("ansible.builtin.command", {}, "Do: failed without a message"),
+        (
+            "ansible.builtin.command",
+            {"censored": "hidden", "msg": "hunter2"},
+            "Do: failed; its output is hidden (no_log)",
+        ),
+        (
+            "gpuready.node.gpu_plan",
+            {
+                "unreachable": True,
+                "msg": 'Task failed: Data could not be sent to remote host "10.0.0.1". Make sure this host '
+                "can be reached over ssh: ssh: connect to host 10.0.0.1 port 22: Connection refused",
+            },
+            "ssh: connect to host 10.0.0.1 port 22: Connection refused",
+        ),
+    ],
+)
+def test_failure_is_told_in_one_line(action, answer, words):
+    from ansible_collections.gpuready.node.plugins.callback import board as callback
+
+    task = types.SimpleNamespace(name="Do", action=action, resolved_action=action, no_log=False)
+    assert callback._cause(types.SimpleNamespace(task=task, result=answer)) == words
