@@ -102,6 +102,10 @@ def covered(key: str) -> Sequence[str]:
 
 def read(text: str) -> Inventory:
     """The groups and hosts of a YAML inventory."""
+    if text.startswith("$ANSIBLE_VAULT"):
+        raise InventoryError(
+            "it is encrypted as a whole: keep its secrets in group_vars, where vaults belong"
+        )
     data = load(text)
     if data is not None and not isinstance(data, dict):
         raise InventoryError(f"it is no inventory: a mapping of groups is wanted, and it is a {_kind(data)}")

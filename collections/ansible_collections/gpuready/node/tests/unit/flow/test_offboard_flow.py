@@ -1,7 +1,6 @@
 """Taking nodes out of service without nodes: what is done in which order, what is refused, and what is left.
 
-See project.py and test_upgrade_flow.py for what is not real. Here, the roles that take gpuready off only write
-it down, too.
+See project.py and test_upgrade_flow.py for what is not real; the roles that take gpuready off only say so.
 """
 
 from __future__ import annotations

@@ -261,6 +261,7 @@ def test_vaulted_value_moves_as_it_is():
 
 REFUSED = {
     "list": ("- a\n", "a mapping of groups is wanted, and it is a list"),
+    "vault": ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", "it is encrypted as a whole"),
     "text": ("hello\n", "a mapping of groups is wanted, and it is a text"),
     "broken": ("a:\n  b: [1\n", "it cannot be parsed: line 3, column 1"),
     "tab": ("a:\n\tb: 1\n", "it cannot be parsed: line 2"),
