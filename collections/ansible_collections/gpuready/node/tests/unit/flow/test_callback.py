@@ -159,9 +159,7 @@ def test_stages_are_timed_and_nodes_are_located(project):
 @pytest.mark.parametrize("playbook", ["playbooks/plan.yml", "playbooks/diagnose.yml", "site.yml"])
 def test_text_of_the_report_can_be_made_of_its_documents(project, playbook):
     project.observe("n1", with_driver("580.95.05"))
-    folder = (
-        project.play(playbook if playbook == "site.yml" else f"playbooks/{playbook}").artifacts / "latest"
-    )
+    folder = project.play(playbook).artifacts / "latest"
     assert report.report_text(*report.load_run(folder)) == (folder / "report.txt").read_text()
 
 
