@@ -46,7 +46,8 @@ RETURN = r"""
 _value:
   description:
     - C(number) of its batch and C(of) how many, C(batch) with the nodes in it, C(after) with the nodes of the
-      batches behind it, and C(stopped), which is null or the batch of which too many failed.
+      batches behind it, C(last), whether those are not begun when this node fails, and C(stopped), which is
+      null or the batch of which too many failed.
   type: dict
 """
 

@@ -121,19 +121,23 @@ def _in_hosts(size: int | str, count: int) -> int:
 # --- while it runs ----------------------------------------------------------------------------------------
 
 
-def exceeds(failed: int, size: int, percentage: float) -> bool:
-    """Whether more of a batch has failed than may."""
-    return bool(failed) and failed * 100.0 > percentage * size
+def stops(failed: int, size: int, percentage: float) -> bool:
+    """Whether more of a batch has failed than may.
+
+    Ansible itself stops behind a batch of which nobody came through, whatever the limit is.
+    """
+    return failed * 100.0 > percentage * size or failed == size
 
 
 def turn(
     host: str, hosts: Sequence[str], sizes: Any, percentage: Any, done: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """A host's turn: ``{number, of, batch: [hosts], after: [hosts], stopped}``.
+    """A host's turn: ``{number, of, batch: [hosts], after: [hosts], last, stopped}``.
 
     :param done: the hosts that have come through so far. One that is not among them when its batch is over
         has failed, or was lost in the middle.
 
+    ``last``: whether nothing behind its batch is begun when this one host fails.
     ``stopped``: why the turn does not come, or none: ``{number, size, failed: [hosts]}`` of the first
     batch of which too many failed.
     """
@@ -142,10 +146,10 @@ def turn(
     for number, batch in enumerate(cut, start=1):
         if host in batch:
             after = [other for later in cut[number:] for other in later]
-            return {"number": number, "of": len(cut), "batch": batch, "after": after, "stopped": stopped}
+            place = {"number": number, "of": len(cut), "batch": batch, "after": after}
+            return {**place, "last": bool(after) and stops(1, len(batch), limit), "stopped": stopped}
         failed = [other for other in batch if other not in through]
-        # Ansible itself stops behind a batch of which nobody came through, whatever the limit is.
-        if stopped is None and (exceeds(len(failed), len(batch), limit) or len(failed) == len(batch)):
+        if stopped is None and stops(len(failed), len(batch), limit):
             stopped = {"number": number, "size": len(batch), "failed": failed}
     raise UpgradeError(f"{host} is in no batch")
 
@@ -182,10 +186,9 @@ def forecast(nodes: Mapping[str, Mapping[str, Any]], sizes: Any, percentage: Any
     for number, hosts in enumerate(batches(list(nodes), checked), start=1):
         members = [{"host": host, "fate": fate(nodes[host]), "reached": not stopped} for host in hosts]
         failing = [row["host"] for row in members if row["fate"] in FAILING]
-        # Of which nobody comes through, Ansible itself stops behind whatever the limit is.
-        stops = exceeds(len(failing), len(hosts), limit) or len(failing) == len(hosts)
-        rows.append({"number": number, "hosts": members, "failing": failing, "stops": stops and not stopped})
-        stopped = stopped or stops
+        ends = stops(len(failing), len(hosts), limit)
+        rows.append({"number": number, "hosts": members, "failing": failing, "stops": ends and not stopped})
+        stopped = stopped or ends
     return {"sizes": checked, "max_fail_percentage": limit, "batches": rows, "stops": stopped}
 
 
