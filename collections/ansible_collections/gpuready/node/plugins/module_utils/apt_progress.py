@@ -99,7 +99,7 @@ class Dkms:
     #: A log that has been silent for longer belongs to a build that is over.
     SILENT_SECONDS = 60.0
 
-    def __init__(self, root: str = ROOT, folder: str = progress.FOLDER) -> None:
+    def __init__(self, root: str = ROOT, folder: Optional[str] = None) -> None:
         self.root, self.folder = root, folder
         self._step: Optional[progress.Step] = None
         self._log = ""

@@ -28,11 +28,13 @@ BEAT_SECONDS = 10.0
 class Step:
     """A step that tells how far it is, as a context manager."""
 
-    def __init__(self, name: str, unit: str, total: Optional[float] = None, folder: str = FOLDER) -> None:
+    def __init__(
+        self, name: str, unit: str, total: Optional[float] = None, folder: Optional[str] = None
+    ) -> None:
         self.name, self.unit, self.total = name, unit, total
         self.done = 0.0
         self.text = ""
-        self.path = os.path.join(folder, name + ".json")
+        self.path = os.path.join(folder or FOLDER, name + ".json")
         self.started = time.time()
         self._written = 0.0
         self._said: Optional[Dict[str, Any]] = None
@@ -44,6 +46,10 @@ class Step:
     def __exit__(self, *_reason: object) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            # The last one puts the light out; where there is another step, they are not empty.
+            os.rmdir(FOLDER)
+            os.rmdir(os.path.dirname(FOLDER))
 
     def begin(self, unit: str, total: Optional[float] = None) -> None:
         """Another part of the step, which is counted in another way."""

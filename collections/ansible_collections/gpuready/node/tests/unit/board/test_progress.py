@@ -41,6 +41,18 @@ def test_step_has_a_file_for_as_long_as_it_goes_on(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+def test_last_step_takes_the_folders_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "FOLDER", str(tmp_path / "gpuready/progress"))
+    with progress.Step("image_fetch", "bytes") as first:
+        with progress.Step("apt", "packages") as second:
+            assert sorted(os.listdir(progress.FOLDER)) == ["apt.json", "image_fetch.json"]
+            second.tell(1, force=True)
+        assert os.listdir(progress.FOLDER) == ["image_fetch.json"]
+        first.tell(2, force=True)
+    # A node is as it was before.
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_step_is_not_written_more_often_than_anybody_reads(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(progress.Step, "_write", lambda _self, told: written.append(told["done"]))
@@ -205,7 +217,7 @@ def test_apts_status_is_counted_in_packages(tmp_path, monkeypatch):
 
 
 def test_apt_tells_through_a_pipe_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress.Step.__init__, "__defaults__", (None, str(tmp_path)))
+    monkeypatch.setattr(progress, "FOLDER", str(tmp_path / "run/progress"))
     before = threading.active_count()
     with apt_progress.Apt(["a", "b"]) as told:
         assert told.options == [f"--option=APT::Status-Fd={told.fd}"]
@@ -215,8 +227,8 @@ def test_apt_tells_through_a_pipe_and_leaves_nothing_behind(tmp_path, monkeypatc
         while told._step.done != 1 and time.monotonic() < end:
             time.sleep(0.05)
         assert told._step.done == 1
-        assert [told["step"] for told in files(tmp_path)] == ["apt"]
-    assert files(tmp_path) == [] and threading.active_count() == before
+        assert [told["step"] for told in files(tmp_path / "run/progress")] == ["apt"]
+    assert list(tmp_path.iterdir()) == [] and threading.active_count() == before
 
 
 def test_kernel_module_that_compiles_is_counted_in_files(tmp_path, monkeypatch):
