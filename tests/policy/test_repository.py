@@ -112,6 +112,17 @@ def test_playbooks_leave_the_work_to_roles() -> None:
     assert [str(task) for task in own if task.module not in orchestration] == []
 
 
+def test_included_tasks_are_no_playbook() -> None:
+    """Two levels down, Ansible looks beside the playbook first, where a playbook of that name would be taken."""
+    playbooks = {path.name for path in (ROOT / "playbooks").glob("*.yml")}
+    wrong = [
+        str(task)
+        for task in playbook_tasks()
+        if task.module == "ansible.builtin.include_tasks" and str(task.arguments) in playbooks
+    ]
+    assert wrong == []
+
+
 def test_playbooks_gather_no_facts() -> None:
     for path in playbook_paths():
         for play in load(path):
