@@ -17,6 +17,9 @@ their Docker Engine only repeats what the model's answered.
   processors.
 * modules, ssh: modules and SSH commands per node.
 
+With ``--given 1,64,256,500``: only the controller's part, without any node or lab: so many nodes are
+planned for from a recorded observation, and reported.
+
 With ``--tune``: the largest number of nodes once more with other settings than ansible.cfg's, one by one.
 With ``--workers``: the same job over so many execution nodes (``gpuready distribute``).
 """
@@ -45,6 +48,7 @@ import cost
 from gpuready import distribute
 from kit import LAB, ROOT
 from kit.nodes import Node, down_all, engine_environment, labctl, up_all
+from kit.recorded import FIXTURES
 from kit.runs import inventory_file, player
 
 REGISTRY = "gpulab-registry:5000"
@@ -222,6 +226,45 @@ def tune(fleet: Fleet, count: int) -> list[Row]:
     ]
 
 
+#: Everything of an observing run but the nodes.
+GIVEN = """
+- name: Plan from a recorded observation
+  hosts: gpu_nodes
+  gather_facts: false
+  vars:
+    recorded: "{{ lookup('ansible.builtin.file', '%s') | from_json }}"
+  tasks:
+    - name: Plan
+      gpuready.node.gpu_plan:
+        observed: "{{ recorded }}"
+"""
+
+
+def given(counts: Sequence[int], forks: int) -> list[Row]:
+    """The controller's part of observing so many nodes."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="gpuready-given-") as name:
+        folder = Path(name)
+        (folder / "plan.yml").write_text(GIVEN % (FIXTURES / "a100-jammy-converged.json"))
+        for count in counts:
+            cost.say(f"{count}: given …")
+            hosts: dict[str, dict[str, str]] = {f"node{number}": {} for number in range(count)}
+            (folder / "hosts.json").write_text(json.dumps({"gpu_nodes": {"hosts": hosts}}))
+            paid = cost.playbook(
+                str(folder / "plan.yml"),
+                *("-i", str(folder / "hosts.json")),
+                environment={
+                    "ANSIBLE_FORKS": str(forks),
+                    "GPUREADY_ARTIFACTS_DIR": str(folder / "artifacts"),
+                },
+            )
+            if paid.rc:
+                cost.say(paid.output[-6000:])
+            row = Row(count, "given, plan", paid.rc, paid.wall, None, paid.cpu, paid.memory_mib, 0.0, 0, 0)
+            rows.append(row)
+    return rows
+
+
 @dataclass
 class Shared:
     """One run in slices."""
@@ -397,6 +440,7 @@ def main() -> int:
     parser.add_argument(
         "--forks", type=int, default=configured_forks(), help="default: ansible.cfg's %(default)s"
     )
+    parser.add_argument("--given", default="", help="the controller's part alone, for so many nodes; no lab")
     parser.add_argument("--workers", default="", help="also over so many execution nodes, such as 1,2")
     parser.add_argument("--tune", action="store_true", help="also other settings than ansible.cfg's")
     parser.add_argument(
@@ -405,6 +449,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
     sizes = sorted({int(word) for word in options.nodes.split(",")})
+    if options.given:
+        rows = given([int(word) for word in options.given.split(",")], options.forks)
+        print(f"{os.cpu_count()} processors, forks {options.forks}\n{table(rows)}")
+        return max(row.rc for row in rows)
     workers = sorted({int(word) for word in options.workers.split(",") if word})
     # Where the lab's group variables find .lab/, also for what is read in this process.
     os.environ["MOLECULE_PROJECT_DIRECTORY"] = str(ROOT)
