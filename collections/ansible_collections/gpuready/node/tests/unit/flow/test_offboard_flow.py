@@ -12,7 +12,7 @@ import observations
 import pytest
 from test_upgrade_flow import HOSTS, Fleet
 
-#: In the order of playbooks/tasks/remove.yml; the user's own access goes last.
+#: In the order of playbooks/tasks/take_off.yml; the user's own access goes last.
 TAKEN_OFF = [
     "gpu_health.remove",
     "gpu_workbench.remove",
