@@ -202,8 +202,10 @@ def _plan_apt(work: Draft) -> None:
         return
     age = work.see("apt", "lists_age_seconds")
     evidence = []
-    if age is None or not driver_options.has_lists(work.observed):
+    if not driver_options.has_lists(work.observed):
         evidence.append("apt has no package lists")
+    elif age is None:
+        evidence.append("a source of packages is newer than apt's lists")
     elif lists_are_old(work):
         evidence.append(
             "the lists are %d hours old, the limit is %d"

@@ -72,36 +72,47 @@ _POLICY_INDEX = re.compile(r"^\s+-?\d+ (\S.*)$")
 _RELEASE_ORIGIN = re.compile(r"^\s+release (?:.*,)?o=(?P<origin>.*?)(?:,[a-z]=.*)?$")
 
 
+def has_lists(node: Node) -> bool:
+    """Whether apt has any package lists."""
+    return any(_PACKAGES.search(name) for name in node.listdir(LISTS))
+
+
+def _modified(node: Node, path: str) -> Optional[float]:
+    try:
+        found = node.stat(path)
+    except OSError:
+        return None
+    return None if found is None else found.st_mtime
+
+
 def lists_age(node: Node) -> Optional[float]:
-    """Seconds since the lists were fetched; null when there are none."""
-    names = node.listdir(LISTS)
-    if not any(_PACKAGES.search(name) for name in names):
+    """Seconds since the lists of all sources were fetched; null when there are none, or a source is newer."""
+    if not has_lists(node):
         return None
     # The lists' own mtimes are the archive's. Ubuntu leaves a stamp after an update; elsewhere the directory
     # of downloads tells of an update that brought nothing new (and of a failed one just the same).
-    times = []
-    for path in (LISTS, STAMP if node.exists(STAMP) else LISTS + "/partial"):
-        try:
-            found = node.stat(path)
-        except OSError:
-            continue
-        if found is not None:
-            times.append(found.st_mtime)
-    if not times:
+    times = [_modified(node, path) for path in (LISTS, STAMP if node.exists(STAMP) else LISTS + "/partial")]
+    known = [at for at in times if at is not None]
+    if not known:
         return None
-    return max(0.0, round(node.now() - max(times), 1))
+    # A run that was cut off may have left a source that apt was never told to fetch.
+    for path in source_files(node):
+        at = _modified(node, path)
+        if at is not None and max(known) < at <= node.now():
+            return None
+    return max(0.0, round(node.now() - max(known), 1))
+
+
+def source_files(node: Node) -> List[str]:
+    """The files that apt reads its sources from."""
+    parts = [name for name in node.listdir(aptsources.PARTS) if aptsources.is_part(name)]
+    return [aptsources.LIST_FILE, *("%s/%s" % (aptsources.PARTS, name) for name in parts)]
 
 
 def sources(node: Node) -> List[Dict[str, Any]]:
-    paths = [aptsources.LIST_FILE]
-    paths += [
-        "%s/%s" % (aptsources.PARTS, name)
-        for name in node.listdir(aptsources.PARTS)
-        if aptsources.is_part(name)
-    ]
     found: List[Dict[str, Any]] = []
     keyrings: Dict[str, Optional[List[Key]]] = {}
-    for path in paths:
+    for path in source_files(node):
         try:
             text = node.text(path)
         except OSError as error:
@@ -313,7 +324,7 @@ def with_origins(
 
 def candidates(node: Node, kernels: List[str]) -> Optional[Dict[str, Dict[str, Any]]]:
     """Every package of the chain that apt knows; null when it has no lists."""
-    if lists_age(node) is None:
+    if not has_lists(node):
         return None
     known = node.output(["apt-cache", "pkgnames"])
     metas = metapackages(known, kernels)

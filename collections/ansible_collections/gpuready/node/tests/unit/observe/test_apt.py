@@ -765,3 +765,13 @@ def test_lock_is_seen_and_never_taken(machine):
 def test_node_without_apt_says_so(machine):
     with pytest.raises(ProbeError, match="no apt"):
         apt.facts(machine.node, None, lambda: None, lambda: None, list)
+
+
+@pytest.mark.parametrize(("written", "known"), [(6000, True), (4000, False), (-10, True)])
+def test_lists_do_not_count_for_a_source_that_came_after_them(machine, written, known):
+    """As a run leaves them that was cut off; a clock that went wrong is no reason to fetch for ever."""
+    _lists(machine, age=5000)
+    machine.write("/etc/apt/sources.list.d/new.sources", "")
+    at = machine.now - written
+    os.utime(machine.root / "etc/apt/sources.list.d/new.sources", (at, at))
+    assert (apt.lists_age(machine.node) is not None) is known

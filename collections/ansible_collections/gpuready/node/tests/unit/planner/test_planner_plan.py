@@ -645,6 +645,17 @@ def test_fresh_lists_without_the_package_are_a_conflict_not_a_loop() -> None:
     assert planned(node)["conflicts"] == [] and "apt.refresh_lists" in ids(planned(node))
 
 
+def test_source_that_is_newer_than_the_lists_means_fetching_them() -> None:
+    """A run was cut off between the source and its lists."""
+    node = bare("20b5")
+    node["apt"]["sources"] = converge(bare("20b5"))["apt"]["sources"]
+    node["apt"]["lists_age_seconds"] = None
+    result = planned(node)
+    assert result["conflicts"] == []
+    (refresh,) = [action for action in result["actions"] if action["id"] == "apt.refresh_lists"]
+    assert refresh["evidence"] == ["a source of packages is newer than apt's lists"]
+
+
 # The container runtime ------------------------------------------------------------
 
 
