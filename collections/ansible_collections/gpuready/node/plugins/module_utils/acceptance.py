@@ -64,6 +64,11 @@ def _gpu_name(gpu: Mapping[str, Any]) -> str:
     return f"GPU {place}"
 
 
+def _on_bus(hardware: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The GPUs that have an address. One that NVML only remembers has none any more."""
+    return [gpu for gpu in _dig(hardware, "gpus") or [] if gpu.get("pci")]
+
+
 # --- what was seen, judged ----------------------------------------------------------------------------------
 
 
@@ -79,7 +84,7 @@ def _earlier(failure: Mapping[str, Any] | None) -> list[Check]:
 def _as_ordered(hardware: Mapping[str, Any] | None, expect: Mapping[str, Any]) -> list[Check]:
     """Is it the machine that was ordered?"""
     found = []
-    gpus = list(_dig(hardware, "gpus") or [])
+    gpus = _on_bus(hardware)
     wanted = int(expect.get("gpus") or 0)
     if wanted:
         text = f"{len(gpus)} of the {wanted} GPUs that were ordered are on the bus"
@@ -158,6 +163,12 @@ def rounds_of(verifications: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     return rounds
 
 
+def _own_finding(findings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What the answer itself lacks; causes that a diagnosis names stand before it, and in the record's own."""
+    own = [finding for finding in findings if not finding.get("cause")]
+    return next(iter(own or findings), {})
+
+
 def _rounds(rounds: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> list[Check]:
     found = []
     wanted = int(limits["rounds"])
@@ -167,7 +178,7 @@ def _rounds(rounds: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> l
         for each in own:
             if each["ok"]:
                 continue
-            first = (each["findings"] or [{}])[0]
+            first = _own_finding(each["findings"])
             evidence = [str(line) for line in first.get("evidence") or [] if line][:EVIDENCE_LINES]
             said = first.get("finding") or "it is not good, and nothing says why"
             found.append(
@@ -211,7 +222,7 @@ def stress_of(verification: Mapping[str, Any] | None, minutes: float) -> dict[st
     if verification is None:
         error = "it was not run"
     elif not verification.get("ok"):
-        first = findings[0] if findings else {}
+        first = _own_finding(findings)
         error = str(first.get("finding") or "it did not end well, and nothing says why")
         evidence = [str(line) for line in first.get("evidence") or [] if line][:EVIDENCE_LINES]
         error += f" ({'; '.join(evidence)})" if evidence else ""
@@ -297,16 +308,19 @@ def _watched(
     if not looks:
         return found
 
-    present = len(_dig(hardware, "gpus") or [])
+    present = len(_on_bus(hardware))
     lost = [f"{_gpu_name(gpu)}: {gpu['lost']}" for gpu in gpus if gpu.get("lost")]
     if present > len(gpus):
         lost.append(f"the driver lists {len(gpus)} of the {present} GPUs on the bus")
     if not gpus:
         return [*found, _check("lost", False, _listed(lost) or "the driver lists no GPU")]
     found.append(_check("lost", not lost, _listed(lost) or "every GPU answered to the end"))
-    found += _temperature(gpus, float(limits["max_temperature_celsius"]))
-    found += _throttling(gpus, list(limits["refused_throttle_reasons"]))
-    found += _memory_errors(gpus)
+    # One that was lost from the beginning has told nothing, and that is said above.
+    gpus = [gpu for gpu in gpus if gpu.get("samples") or not gpu.get("lost")]
+    if gpus:
+        found += _temperature(gpus, float(limits["max_temperature_celsius"]))
+        found += _throttling(gpus, list(limits["refused_throttle_reasons"]))
+        found += _memory_errors(gpus)
     xids = watch.get("xids")
     if xids is None:
         found.append(

@@ -299,6 +299,24 @@ def test_another_machine_than_ordered_is_rejected(ordered: dict[str, Any], why: 
     assert rejected(node(limits={"expect": ordered})) == [why]
 
 
+def test_gpu_that_the_driver_only_remembers_is_not_on_the_bus() -> None:
+    known = watched(gpu(0), gpu(1, samples=0, temperature_c=None, ecc_uncorrected=None, lost="GPU is lost"))
+    known["hardware"]["gpus"][1] = board(1, pci=None, name=None, uuid=None, error="GPU is lost")
+    known["limits"] = {"expect": {"gpus": 2}}
+    assert rejected(known) == ["1 of the 2 GPUs that were ordered are on the bus", "GPU 1: GPU is lost"]
+    told = [check["text"] for check in judge(known)["checks"]]
+    assert "no uncorrected memory error" in told, "of the other one"
+
+
+def test_reason_is_what_the_answer_lacks_and_not_an_older_cause() -> None:
+    cause = {"layer": "host", "finding": "the GPU's memory has errors", "cause": "gpu-memory-errors"}
+    own = {"layer": "application", "finding": "the framework lists 1 of 2 GPUs", "cause": None}
+    rounds = [verification(1, ok=False, findings=[cause, own])] * 3
+    assert rejected(node(verifications=rounds))[0] == (
+        "verification 1 of 3 of tensorflow-2.9: the framework lists 1 of 2 GPUs"
+    )
+
+
 def test_the_machine_that_was_ordered_is_accepted() -> None:
     ordered = {"gpus": 2, "gpu_model": A100, "serial": "s4123", "memory_mib": 524288}
     assert "every GPU is the NVIDIA A100 80GB PCIe that was ordered" in accepted(
@@ -408,11 +426,11 @@ def test_text_tells_everything_that_counts() -> None:
     assert max(len(line) for line in told.splitlines()) < 200
 
 
-VALUES = st.none() | st.floats(0, 200) | st.integers(0, 5)
 GPUS = st.builds(
     gpu,
     st.integers(0, 7),
     temperature_c=st.none() | st.fixed_dictionaries({"max": st.floats(0, 120), "mean": st.floats(0, 120)}),
+    samples=st.integers(0, 60),
     ecc_uncorrected=st.none() | st.integers(0, 3),
     throttled=st.none() | st.dictionaries(st.sampled_from(["hw_slowdown", "sw_power_cap"]), st.floats(0, 9)),
     lost=st.none() | st.just("GPU is lost"),
