@@ -164,7 +164,7 @@ def rounds_of(verifications: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def _own_finding(findings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What the answer itself lacks; causes that a diagnosis names stand before it, and in the record's own."""
+    """What the answer itself lacks; causes by a diagnosis stand before it, and in the record's own."""
     own = [finding for finding in findings if not finding.get("cause")]
     return next(iter(own or findings), {})
 
