@@ -463,6 +463,13 @@ def facts_part(node: dict[str, Any], path: str) -> Markup | None:
 def node_detail(node: dict[str, Any], path: str) -> Markup:
     """What opens below a node's line."""
     changed = words(node.get("changed_tasks"))
-    left = (wrong_part(node), chain_part(node), plan_part(node), drift_part(node), verification_part(node))
-    right = (facts_part(node, path), time_part(node), block("Changed", listed(changed)))
+    left = (
+        wrong_part(node),
+        chain_part(node),
+        plan_part(node),
+        drift_part(node),
+        verification_part(node),
+        block("Changed", listed(changed, "many")),
+    )
+    right = (facts_part(node, path), time_part(node))
     return tag("div", tag("div", *left, class_="main"), tag("div", *right, class_="aside"), class_="details")
