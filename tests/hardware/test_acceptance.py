@@ -143,7 +143,8 @@ def test_node_is_watched_under_load_and_accepted(
         assert row["error"] is None and row["wrong"] == 0
         assert row["iterations_per_second"] > 0 and row["tflops"] > 0.5
 
-    run = {"stdout": f"GPUREADY-PROBE {json.dumps(answer)}\n", "stderr": "", "exit_code": 0, "seconds": LOAD_SECONDS}
+    said = f"GPUREADY-PROBE {json.dumps(answer)}\n"
+    run = {"stdout": said, "stderr": "", "exit_code": 0, "seconds": LOAD_SECONDS}
     stressed = verification.judge(
         run,
         host="here",

@@ -111,7 +111,7 @@ def watch(
     timeout: float = 90,
     during: Callable[[pexpect.spawn, Shown], None] | None = None,
 ) -> Shown:
-    """Run a program in a terminal until it ends; ``during`` is called whenever it may have shown something."""
+    """Run a program in a terminal until it ends; ``during`` is called when it may have shown something."""
     seen = Shown(columns, rows)
     child = pexpect.spawn(
         command[0],

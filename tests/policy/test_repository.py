@@ -113,7 +113,7 @@ def test_playbooks_leave_the_work_to_roles() -> None:
 
 
 def test_included_tasks_are_no_playbook() -> None:
-    """Two levels down, Ansible looks beside the playbook first, where a playbook of that name would be taken."""
+    """Two levels down, Ansible looks beside the playbook first, and takes a playbook of that name."""
     playbooks = {path.name for path in (ROOT / "playbooks").glob("*.yml")}
     wrong = [
         str(task)

@@ -70,8 +70,7 @@ CONTROLLERS = {"debian": ("3.11", 36), "ubuntu": ("3.12", 39)}
 
 
 def locks(host: machine.Machine) -> tuple[Lock, ...]:
-    """JupyterLab for the images' Pythons; PyTorch for the nodes' Python, which the small image has, too; Ansible
-    for execution nodes."""
+    """JupyterLab for the images' Pythons, PyTorch for the nodes' own, Ansible for execution nodes."""
     python, glibc = SYSTEMS[host.distribution]
     return (
         Lock("jupyter", "3.9", 31, PYPI),

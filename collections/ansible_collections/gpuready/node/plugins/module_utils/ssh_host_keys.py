@@ -124,7 +124,8 @@ def parse(text: str, path: str = "") -> list[Key]:
         if len(words) >= 3:
             with contextlib.suppress(binascii.Error, ValueError):
                 fingerprint(words[2])
-                found.append(Key(*words[:3], marker, " ".join(words[3:]), path, number))
+                name, kind, key, *comment = words
+                found.append(Key(name, kind, key, marker, " ".join(comment), path, number))
     return found
 
 

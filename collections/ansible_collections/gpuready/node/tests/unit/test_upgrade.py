@@ -83,7 +83,7 @@ def test_turn_comes_exactly_while_the_share_is_kept(
     bad = [number for number, share in enumerate(shares, 1) if share * 100 > percentage + 1e-9 or share == 1]
     assert (turn["stopped"] or {}).get("number") == (bad[0] if bad else None)
     assert host in turn["batch"] and turn["of"] == len(cut)
-    alone = 100 > percentage * len(turn["batch"]) or len(turn["batch"]) == 1
+    alone = percentage * len(turn["batch"]) < 100 or len(turn["batch"]) == 1
     assert turn["last"] is (bool(turn["after"]) and alone)
     assert [*(other for batch in cut[: turn["number"]] for other in batch), *turn["after"]] == hosts
 

@@ -175,9 +175,9 @@ def test_gpu_that_computes_another_result_is_found(monkeypatch, capsys, wrong):
 
 def test_gpu_that_fails_under_load_says_why_and_the_others_go_on(monkeypatch, capsys):
     broken = computing(
-        lambda device, turn: RuntimeError("CUDNN_STATUS_INTERNAL_ERROR")
-        if (device, turn) == ("/GPU:0", 3)
-        else 7.0
+        lambda device, turn: (
+            RuntimeError("CUDNN_STATUS_INTERNAL_ERROR") if (device, turn) == ("/GPU:0", 3) else 7.0
+        )
     )
     first, second = run(monkeypatch, capsys, broken, *LOAD)["stress"]["gpus"]
     assert first["error"] == "RuntimeError: CUDNN_STATUS_INTERNAL_ERROR"
