@@ -148,8 +148,7 @@ def silence() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Three machines from the data centre: a good one, a faulty one, one without a GPU. And an address "
-    "that is silent."""
+    """Three machines from the data centre: good, faulty, without a GPU. And an address that is silent."""
     subprocess.run([sys.executable, ROOT / "molecule/shared/standin_image.py"], check=True)
     gpus = {"good": "a100", "faulty": "a100", "bare": ""}
     made = up_all([{"name": f"e2e-{name}-{OURS}", "gpus": models} for name, models in gpus.items()])
@@ -167,6 +166,7 @@ def handed_over(site: Site) -> Site:
     """The nodes as the data centre leaves them, and a site that knows nothing of them yet."""
     for node in site.nodes.values():
         node.sh(HANDED_OVER, stdin=f"{USER}:{site.password}\n")
+    site.seen["handed over"] = site.nodes["faulty"].fingerprint().lasting()
     site.nodes["faulty"].fault("mig_without_instances=true")
     folder = site.inventory.parent
     (folder / "group_vars").mkdir(parents=True)
@@ -364,7 +364,7 @@ def test_faulty_node_stays_in_quarantine_with_the_right_diagnosis(site: Site) ->
     assert site.group("gpu_quarantine") == ["faulty"]
     record = site.record("faulty")
     assert record["verdict"] == "rejected"
-    causes = [root["cause"] for root in record["diagnosis"]["roots"]]
+    causes = [cause["cause"] for cause in record["diagnosis"]["causes"]]
     assert causes[:1] == ["mig-without-instances"], record["diagnosis"]
 
 
@@ -405,10 +405,38 @@ def test_host_key_that_has_changed_is_refused(site: Site, tmp_path: Path) -> Non
 
 def test_repaired_node_comes_into_service_with_the_same_command(site: Site) -> None:
     site.nodes["faulty"].fault("--clear")
-    run = site.onboard("faulty", approve=False)
+    # Without the password, which nobody needs any more.
+    run = site.onboard("faulty", approve=False, papers={"bootstrap_password": ""})
     assert run.rc == 0, run.output
     assert site.group("gpu_quarantine") == []
     assert site.hosts()["a100"]["hosts"] == ["good", "faulty"]
+    assert site.record("faulty")["verdict"] == "accepted"
+
+
+# --- the way out -------------------------------------------------------------------------------------------
+
+
+def offboard(site: Site, name: str, **variables: Any) -> Run:
+    """The other one command."""
+    return play(
+        "playbooks/offboard.yml",
+        site.folder,
+        inventories=(LAB, site.inventory),
+        variables={"node": name, **variables},
+    )
+
+
+def test_offboarded_node_is_as_the_data_centre_handed_it_over(site: Site) -> None:
+    node, port = site.nodes["faulty"], site.nodes["faulty"].connection["port"]
+    run = offboard(site, "faulty", images=True)
+    assert run.rc == 0, run.output
+    assert site.seen["handed over"].differences(node.fingerprint().lasting()) == []
+    assert not node.holds("id gpuready")
+    assert node.sh(f"passwd --status {USER}").split()[1] == "P"
+    hosts = site.hosts()
+    assert hosts["a100"]["hosts"] == ["good"] and "faulty" not in hosts["_meta"]["hostvars"]
+    assert f"]:{port} " not in site.known_hosts.read_text(encoding="utf-8")
+    # What was found when it came stays on file.
     assert site.record("faulty")["verdict"] == "accepted"
 
 
@@ -426,3 +454,14 @@ def test_password_is_nowhere(site: Site) -> None:
             check=False,
         )
         assert site.password not in shown, name
+
+
+def test_dead_node_is_taken_out_of_the_inventory_alone(site: Site) -> None:
+    site.nodes["good"].sh("systemctl stop ssh.service")
+    before = site.inventory.read_bytes()
+    run = offboard(site, "good")
+    assert run.rc != 0 and "-e reachable=false" in error(run, "good"), run.output
+    assert site.inventory.read_bytes() == before
+    run = offboard(site, "good", reachable=False)
+    assert run.rc == 0, run.output
+    assert "good" not in site.hosts()["_meta"]["hostvars"]
