@@ -45,7 +45,7 @@ python3 "$pip/pip" --python /opt/runner/bin/python install --no-compile --quiet 
 MAY_DIFFER = {
     r"run": "the run's own name",
     r"(.+\.)?(seconds|uptime_seconds|lists_age_seconds)": "how long something took, or has lasted",
-    r"gpu_stack\.container_runtime\.docker\.service\.started_at": "systemd's clock, to a hundredth of a second",
+    r"gpu_stack\.container_runtime\.docker\.service\.started_at": "systemd's clock is rounded",
     r"timings\[.*|slow_tasks\[.*": "how long the stages took",
     r"gpu_stack\.host\.memory\.available_mib|gpu_stack\.disk\[\d+\]\.free_mib": "what is free at the moment",
     r"gpu_stack\.host\.kernel_log\.lines.*": "the machine's kernel goes on talking",
