@@ -59,7 +59,7 @@ class Fleet:
         calls = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         log.unlink(missing_ok=True)
         return [
-            (call[2].partition("=")[2], call[1].partition("=")[2]) for call in calls if call[0] == "update"
+            (call[1].partition("=")[2], call[2].partition("=")[2]) for call in calls if call[0] == "update"
         ]
 
 
