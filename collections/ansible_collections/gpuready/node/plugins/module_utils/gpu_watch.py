@@ -326,6 +326,17 @@ class Place:
                 os.unlink(self._path(name))
             os.rmdir(self.folder)
             self.leave()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Empty folders above it go as well, as far as they are gpuready's."""
+        above = os.path.dirname(self.folder)
+        while above.startswith(os.path.dirname(FOLDER)):
+            try:
+                os.rmdir(above)
+            except OSError:
+                return
+            above = os.path.dirname(above)
 
     def _noted(self) -> Optional[Dict[str, Any]]:
         try:
