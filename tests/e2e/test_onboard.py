@@ -449,7 +449,8 @@ def test_password_is_nowhere(site: Site) -> None:
     for name in ("good", "faulty"):
         shown = site.nodes[name].sh(
             "{ cat /var/log/*.log /var/log/apt/* /home/*/.* /root/.* /var/lib/gpuready/*; "
-            "journalctl --no-pager; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; } 2>/dev/null | LC_ALL=C tr -c '[:print:]' '\\n'",
+            "journalctl --no-pager; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; } 2>/dev/null "
+            "| LC_ALL=C tr -c '[:print:]' '\\n'",
             check=False,
         )
         assert site.password not in shown, name
