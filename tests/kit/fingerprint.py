@@ -59,7 +59,8 @@ LASTING = {
         + LOOK.format(paths="/opt/gpuready")
     ),
     # Who gets in and becomes root, and by what.
-    "access": tree("/etc/sudoers.d", "/etc/ssh/sshd_config.d") + "; passwd --status --all",
+    "access": tree("/etc/sudoers.d", "/etc/ssh/sshd_config.d")
+    + "; passwd --status --all | awk '$2 != \"L\"'",
     "timers": "ls /var/lib/systemd/timers 2>/dev/null | grep -i gpuready; true",
     "accounts": "{ getent passwd; getent group; } | grep -i gpuready; true",
     "containers": "docker ps --all --no-trunc --format '{{.Names}} {{.Image}}' 2>/dev/null | sort; true",
