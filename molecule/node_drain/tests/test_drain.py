@@ -40,8 +40,9 @@ def calls(host: Any, program: str = "scontrol") -> list[list[str]]:
 
 
 def error(run: Run) -> str:
+    """What a failed run said, in one line."""
     assert run.rc != 0, run.output
-    return run.node("gpulab-mol-drain")["error"]
+    return run.said
 
 
 def in_service(host: Any) -> bool:
