@@ -97,10 +97,10 @@ BELOW: Groups = {
             + f"systemctl restart docker && cp -a /root/kept.json {DAEMON_JSON}",
             "docker.restart",
         ),
-        # gpuready's own file is older; so it is on a node whose disk was copied.
+        # The driver's own file where it brings one, as on a node whose disk was copied; else gpuready's.
         damage(
-            "initramfs_older_than_the_drivers_blacklist",
-            "sleep 0.1; touch $(grep -l 'blacklist nouveau' /usr/lib/modprobe.d/*)",
+            "initramfs_older_than_the_blacklist",
+            "sleep 0.1; touch $(grep -ls 'blacklist nouveau' /usr/lib/modprobe.d/* /etc/modprobe.d/* | head -n 1)",
             "host.nouveau_off",
         ),
     ),
@@ -125,7 +125,8 @@ BELOW: Groups = {
             "toolkit_package_removed",
             "dpkg --remove --force-depends nvidia-container-toolkit",
             "toolkit.install",
-            may=("toolkit.hold", "docker.restart"),
+            # The lists are older than a source that a former group's repair wrote anew.
+            may=("toolkit.hold", "docker.restart", "apt.refresh_lists"),
         ),
         damage(
             "driver_package_removed",
@@ -133,7 +134,6 @@ BELOW: Groups = {
             "driver.install",
             may=("driver.hold", "driver.persistenced"),
         ),
-        damage("package_lists_removed", "rm -rf /var/lib/apt/lists/*", "apt.refresh_lists"),
     ),
     "dpkg": (
         damage(
@@ -149,5 +149,7 @@ BELOW: Groups = {
             "docker.install",
             may=("docker.service", "image.fetch", "toolkit.runtime"),
         ),
+        # The lists are of use only where something is to be installed.
+        damage("package_lists_removed", "rm -rf /var/lib/apt/lists/*", "apt.refresh_lists"),
     ),
 }
