@@ -100,7 +100,8 @@ BELOW: Groups = {
         # The driver's own file where it brings one, as on a node whose disk was copied; else gpuready's.
         damage(
             "initramfs_older_than_the_blacklist",
-            "sleep 0.1; touch $(grep -ls 'blacklist nouveau' /usr/lib/modprobe.d/* /etc/modprobe.d/* | head -n 1)",
+            "sleep 0.1; "
+            "touch $(grep -ls 'blacklist nouveau' /usr/lib/modprobe.d/* /etc/modprobe.d/* | head -n 1)",
             "host.nouveau_off",
         ),
     ),
