@@ -42,11 +42,11 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 import cost
 from gpuready import distribute
 from kit import LAB, ROOT
+from kit.execution_nodes import INSTALL, address, pinned
 from kit.nodes import Node, down_all, engine_environment, labctl, up_all
 from kit.recorded import FIXTURES
 from kit.runs import inventory_file, player
@@ -280,8 +280,6 @@ class Shared:
 
 def share(fleet: Fleet, counts: Sequence[int], folder: Path) -> list[Shared]:
     """Observe and plan over execution nodes, each of which takes a slice."""
-    from test_distribute import INSTALL, address, pinned
-
     cost.say(f"{max(counts)} execution nodes …")
     wanted = [{"name": f"scale-exec{number}", "gpus": ""} for number in range(1, max(counts) + 1)]
     made = up_all(wanted, jobs=2)

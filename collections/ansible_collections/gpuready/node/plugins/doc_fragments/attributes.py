@@ -27,6 +27,14 @@ attributes:
     support: full
 """
 
+    ON_CONTROLLER = r"""
+options: {}
+attributes:
+  action:
+    description: It is an action plugin, all of which runs on the controller.
+    support: full
+"""
+
     LINUX = r"""
 options: {}
 attributes:

@@ -38,15 +38,11 @@ options:
     description: The inventory's own word that the node's GPUs are simulated; it is carried into the answer.
     type: bool
     default: false
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
 author:
   - gpuready contributors (@gpuready)
 attributes:
-  check_mode:
-    description: Reads only, so that it answers the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing, so that there is no difference to show.
-    support: none
   platform:
     description: Where it works.
     support: full

@@ -46,6 +46,8 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment:
+  - gpuready.node.attributes.on_controller
 author:
   - gpuready contributors (@gpuready)
 attributes:
@@ -57,9 +59,6 @@ attributes:
     support: full
   idempotent:
     description: A host that is as it should be is not changed.
-    support: full
-  action:
-    description: It is an action plugin, all of which runs on the controller.
     support: full
 seealso:
   - module: gpuready.node.onboarding_candidates

@@ -46,18 +46,11 @@ options:
     description: Whether to go on with the good ones where others are bad; these are told as a warning.
     type: bool
     default: false
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
+  - gpuready.node.attributes.on_controller
 author:
   - gpuready contributors (@gpuready)
-attributes:
-  check_mode:
-    description: Reads only, so that it answers the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing, so that there is no difference to show.
-    support: none
-  action:
-    description: It is an action plugin, all of which runs on the controller.
-    support: full
 seealso:
   - module: gpuready.node.onboarding_proposal
   - module: gpuready.node.inventory_host

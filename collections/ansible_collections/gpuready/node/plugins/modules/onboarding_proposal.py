@@ -42,18 +42,11 @@ options:
     description:
       - The YAML inventory. Where it is left out or empty, the only one among the C(-i) sources of the run.
     type: path
+extends_documentation_fragment:
+  - gpuready.node.attributes.read_only
+  - gpuready.node.attributes.on_controller
 author:
   - gpuready contributors (@gpuready)
-attributes:
-  check_mode:
-    description: Reads only, so that it answers the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing, so that there is no difference to show.
-    support: none
-  action:
-    description: It is an action plugin, all of which runs on the controller.
-    support: full
 seealso:
   - module: gpuready.node.gpu_plan
   - module: gpuready.node.inventory_host

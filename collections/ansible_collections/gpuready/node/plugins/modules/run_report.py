@@ -27,6 +27,8 @@ options:
   run:
     description: What the one run is called. By default as that of O(folders) which began first.
     type: str
+extends_documentation_fragment:
+  - gpuready.node.attributes.on_controller
 author:
   - gpuready contributors (@gpuready)
 attributes:
@@ -39,9 +41,6 @@ attributes:
   idempotent:
     description: What is as it would be made is left alone. One run of several is a new one each time.
     support: partial
-  action:
-    description: It is an action plugin, all of which runs on the controller.
-    support: full
 """
 
 EXAMPLES = r"""
